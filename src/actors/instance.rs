@@ -1,0 +1,300 @@
+//! The instance actor: the only writer of one instance.
+//!
+//! ```text
+//! InstanceRef ──Commit──> actor ──Commit──> commit log
+//!      ^                    │ current                │ durable
+//!      │                    v                        v
+//!      └──────────── published <──────────── (in order) reply
+//! ```
+//!
+//! The actor applies a change to `current`, hands it to the log, and goes on to the next message: it
+//! does not wait for the disk, so one busy instance fills a batch by itself. When the commit is
+//! durable the log publishes its record and then replies. Reads take what is published: they never
+//! see what is not durable, and a caller that got its reply sees its own write.
+//!
+//! Its loop awaits nothing but a deletion.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::oneshot;
+
+use super::admission::{Admission, Permit};
+use super::factory::panic_message;
+use super::registry::Occupant;
+use super::transaction::{Sealed, Stamp, Transaction};
+use crate::error::{Error, Result};
+use crate::kind::Instance;
+use crate::log::commit::Commit;
+use crate::log::lane::Lane;
+use crate::log::{Log, commit};
+use crate::options::Durability;
+use crate::record::Record;
+
+/// What a commit came to.
+pub(crate) struct Applied {
+    /// What the closure returned.
+    pub(crate) value: Box<dyn Any + Send>,
+    pub(crate) revision: u64,
+    pub(crate) last_event_seq: u64,
+}
+
+type Apply<S> = Box<dyn FnOnce(&mut Transaction<S>) -> Result<Box<dyn Any + Send>> + Send>;
+
+pub(crate) enum InstanceMsg<I: Instance> {
+    /// Change the instance.
+    Commit {
+        apply: Apply<I::State>,
+        durability: Option<Durability>,
+        permit: Permit,
+        reply: RpcReplyPort<Result<Applied>>,
+    },
+    /// Delete the instance: commit that, and move its directory to the trash. The registry sends
+    /// it when nothing else is under way. The reply is the name in the trash.
+    Delete(RpcReplyPort<Result<Option<String>>>),
+}
+
+/// What the actor, the log and the handles share of one activation.
+pub(crate) struct Core<S> {
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) admission: Arc<Admission>,
+    /// The last durable record.
+    published: Mutex<Arc<Record<S>>>,
+    pub(crate) stamp: Stamp,
+    durability: Durability,
+}
+
+impl<S> Core<S> {
+    pub(crate) fn new(
+        lane: Arc<Lane>,
+        admission: Arc<Admission>,
+        record: Record<S>,
+        stamp: Stamp,
+        durability: Durability,
+    ) -> Arc<Self> {
+        Arc::new(Self { lane, admission, published: Mutex::new(Arc::new(record)), stamp, durability })
+    }
+
+    /// The last durable record.
+    pub(crate) fn published(&self) -> Arc<Record<S>> {
+        Arc::clone(&self.published.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn publish(&self, record: Arc<Record<S>>) {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = record;
+    }
+}
+
+/// A live instance, as the registry and the handles hold it.
+pub(crate) struct Live<I: Instance> {
+    pub(crate) core: Arc<Core<I::State>>,
+    pub(crate) actor: ActorRef<InstanceMsg<I>>,
+}
+
+impl<I: Instance> Live<I> {
+    /// Gives a live instance its actor.
+    pub(crate) async fn spawn(core: Arc<Core<I::State>>, log: Arc<Log>, registry: ActorCell) -> Result<Arc<Self>> {
+        let id = core.lane.id.clone();
+        let actor = InstanceActor::<I> { core: Arc::clone(&core), log };
+        let spawned = Actor::spawn_linked(None, actor, (), registry).await;
+        // It fails when the registry is stopping.
+        let (actor, _) = spawned.map_err(|error| {
+            tracing::warn!(%id, %error, "no actor could be started");
+            Error::Closed
+        })?;
+        Ok(Arc::new(Self { core, actor }))
+    }
+}
+
+impl<I: Instance> Occupant for Live<I> {
+    fn admission(&self) -> &Arc<Admission> {
+        &self.core.admission
+    }
+
+    fn cell(&self) -> ActorCell {
+        self.actor.get_cell()
+    }
+
+    fn lane(&self) -> &Arc<Lane> {
+        &self.core.lane
+    }
+
+    fn delete(&self) -> BoxFuture<'static, Result<Option<String>>> {
+        let (actor, id) = (self.actor.clone(), self.core.lane.id.clone());
+        async move {
+            let (reply, answer) = oneshot::channel();
+            actor.cast(InstanceMsg::Delete(reply.into())).map_err(|_| Error::Crashed { id: id.clone() })?;
+            answer.await.map_err(|_| Error::Crashed { id })?
+        }
+        .boxed()
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+struct InstanceActor<I: Instance> {
+    core: Arc<Core<I::State>>,
+    log: Arc<Log>,
+}
+
+struct State<S> {
+    /// The record with every commit that was handed to the log, durable or not.
+    current: Arc<Record<S>>,
+    /// See [`Lane::generation`].
+    generation: u64,
+}
+
+impl<I: Instance> InstanceActor<I> {
+    /// Goes back to the last durable record when a commit was not applied: those behind it are
+    /// refused by the log, because they were computed on a state that never was.
+    fn follow_generation(&self, state: &mut State<I::State>) {
+        let generation = self.core.lane.generation();
+        if generation != state.generation {
+            state.generation = generation;
+            state.current = self.core.published();
+        }
+    }
+
+    fn commit(
+        &self,
+        state: &mut State<I::State>,
+        apply: Apply<I::State>,
+        durability: Option<Durability>,
+        permit: Permit,
+        reply: RpcReplyPort<Result<Applied>>,
+    ) {
+        self.follow_generation(state);
+        let id = &self.core.lane.id;
+        if self.core.lane.is_gone() {
+            let _ = reply.send(Err(Error::Gone { id: id.clone(), path: self.core.lane.dir.path().to_owned() }));
+            return;
+        }
+        // The closure works on a copy, so a panic or an error in it leaves nothing behind. The
+        // user's `Serialize` runs in here too.
+        let sealed = catch_unwind(AssertUnwindSafe(|| {
+            let mut transaction = Transaction::new(&state.current);
+            let value = apply(&mut transaction)?;
+            let durability = transaction.durability.or(durability).unwrap_or(self.core.durability);
+            Ok((value, durability, transaction.seal(self.core.stamp)?))
+        }));
+        let sealed =
+            sealed.unwrap_or_else(|panic| Err(Error::Panicked { id: id.clone(), message: panic_message(&*panic) }));
+        let (value, durability, sealed) = match sealed {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return;
+            }
+        };
+        let record = Arc::clone(&sealed.record);
+        let applied = Applied { value, revision: record.revision, last_event_seq: record.last_event_seq };
+        // The log may refuse the commit without taking it: then the reply is still here to be used.
+        let reply = Arc::new(Mutex::new(Some(reply)));
+        let done = {
+            let (core, record, reply) = (Arc::clone(&self.core), Arc::clone(&record), Arc::clone(&reply));
+            Box::new(move |outcome: Result<()>| {
+                if outcome.is_ok() {
+                    core.publish(record);
+                }
+                answer(&reply, outcome.map(|()| applied));
+                drop(permit);
+            })
+        };
+        match self.log.submit(to_commit(&self.core, state.generation, sealed, durability, done)) {
+            Ok(()) => state.current = record,
+            Err(reason) => answer(&reply, Err(Error::NotApplied { id: id.clone(), reason: Arc::new(reason) })),
+        }
+    }
+
+    async fn delete(&self, state: &mut State<I::State>) -> Result<Option<String>> {
+        self.follow_generation(state);
+        let mut sealed = Transaction::new(&state.current).seal(self.core.stamp)?;
+        sealed.meta.deleted = true;
+        sealed.line =
+            commit::encode(&sealed.meta, None, &[]).map_err(|e| crate::record::json::unserializable("record", &e))?;
+        // The life ends here: no record needs to be in the segment for it.
+        sealed.has_record = true;
+        submit_and_wait(&self.log, &self.core, state.generation, sealed, Durability::Disk).await?;
+        let lane = Arc::clone(&self.core.lane);
+        crate::blocking::run(move || lane.discard()).await
+    }
+}
+
+/// Sends an answer, once. A caller that gave up is no error.
+fn answer(reply: &Mutex<Option<RpcReplyPort<Result<Applied>>>>, outcome: Result<Applied>) {
+    if let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = reply.send(outcome);
+    }
+}
+
+fn to_commit<S: serde::Serialize + Send + Sync + 'static>(
+    core: &Core<S>,
+    generation: u64,
+    sealed: Sealed<S>,
+    durability: Durability,
+    done: Box<dyn FnOnce(Result<()>) + Send>,
+) -> Commit {
+    Commit {
+        lane: Arc::clone(&core.lane),
+        generation,
+        running: sealed.record.status.is_running() && !sealed.meta.deleted,
+        meta: sealed.meta,
+        record: sealed.record,
+        line: sealed.line,
+        has_record: sealed.has_record,
+        events: sealed.events,
+        durability,
+        done,
+    }
+}
+
+/// Commits, and waits until that is durable.
+pub(crate) async fn submit_and_wait<S: serde::Serialize + Send + Sync + 'static>(
+    log: &Log,
+    core: &Core<S>,
+    generation: u64,
+    sealed: Sealed<S>,
+    durability: Durability,
+) -> Result<()> {
+    let (reply, answer) = oneshot::channel();
+    let id = core.lane.id.clone();
+    let done = Box::new(move |outcome: Result<()>| {
+        let _ = reply.send(outcome);
+    });
+    log.submit(to_commit(core, generation, sealed, durability, done))
+        .map_err(|reason| Error::NotApplied { id: id.clone(), reason: Arc::new(reason) })?;
+    answer.await.map_err(|_| Error::Crashed { id })?
+}
+
+impl<I: Instance> Actor for InstanceActor<I> {
+    type Msg = InstanceMsg<I>;
+    type State = State<I::State>;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
+        Ok(State { current: self.core.published(), generation: self.core.lane.generation() })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            InstanceMsg::Commit { apply, durability, permit, reply } => {
+                self.commit(state, apply, durability, permit, reply)
+            }
+            InstanceMsg::Delete(reply) => {
+                let _ = reply.send(self.delete(state).await);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! A commit while its closure runs: a draft of the record, and the events.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::log::commit::{self, CommitMeta};
+use crate::options::Durability;
+use crate::record::{EventDraft, EventLine, Record, Status, json};
+
+/// One atomic change of one instance: state, status, tags and events together, all or nothing.
+///
+/// It is handed to the closure of [`InstanceRef::commit`](crate::InstanceRef::commit). What the
+/// closure does to it counts only when the closure returns `Ok` and the commit is durable.
+#[derive(Debug)]
+pub struct Transaction<S> {
+    draft: Record<S>,
+    events: Vec<EventDraft>,
+    /// Whether more than events was added.
+    touched: bool,
+    at: DateTime<Utc>,
+    pub(crate) durability: Option<Durability>,
+}
+
+/// What a transaction has become: bytes for the log, and the record to publish.
+pub(crate) struct Sealed<S> {
+    pub(crate) record: Arc<Record<S>>,
+    pub(crate) meta: CommitMeta,
+    pub(crate) line: Vec<u8>,
+    pub(crate) has_record: bool,
+    pub(crate) events: Vec<EventLine>,
+}
+
+/// Who writes, and how much at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) epoch: u64,
+    pub(crate) writer: Uuid,
+    pub(crate) record_bytes: usize,
+    pub(crate) event_bytes: usize,
+}
+
+impl<S: Clone + Serialize> Transaction<S> {
+    pub(crate) fn new(current: &Record<S>) -> Self {
+        Self { draft: current.clone(), events: Vec::new(), touched: false, at: Utc::now(), durability: None }
+    }
+
+    /// The record as this commit leaves it so far.
+    #[must_use]
+    pub fn record(&self) -> &Record<S> {
+        &self.draft
+    }
+
+    /// The state as this commit leaves it so far.
+    #[must_use]
+    pub fn state(&self) -> &S {
+        &self.draft.state
+    }
+
+    /// The state, to change it. The first call copies it.
+    pub fn state_mut(&mut self) -> &mut S {
+        self.touched = true;
+        Arc::make_mut(&mut self.draft.state)
+    }
+
+    /// Moves the instance to `next`, with a reason for people.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Transition`](crate::Error::Transition) when the lifecycle has no such step.
+    pub fn set_status(&mut self, next: Status, reason: Option<&str>) -> Result<()> {
+        self.touched = true;
+        self.draft.set_status(next, reason.map(str::to_owned), self.at)
+    }
+
+    /// Sets a label.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`](crate::Error::TooLarge) over 64 tags, or 256 bytes in one.
+    pub fn tag(&mut self, key: &str, value: &str) -> Result<()> {
+        self.touched = true;
+        self.draft.tags.insert(key.to_owned(), value.to_owned());
+        Record::<S>::check_tags(&self.draft.tags)
+    }
+
+    /// Removes a label; says whether it was there.
+    pub fn untag(&mut self, key: &str) -> bool {
+        self.touched = true;
+        self.draft.tags.remove(key).is_some()
+    }
+
+    /// Gives the instance another name for people.
+    pub fn set_name(&mut self, name: Option<&str>) {
+        self.touched = true;
+        self.draft.name = name.map(str::to_owned);
+    }
+
+    /// Sets whether retention must leave the instance alone.
+    pub fn set_pinned(&mut self, pinned: bool) {
+        self.touched = true;
+        self.draft.pinned = pinned;
+    }
+
+    /// Counts one more attempt at the work, and returns its number: 1, 2, 3, …
+    pub fn begin_attempt(&mut self) -> u32 {
+        self.touched = true;
+        self.draft.attempt = self.draft.attempt.saturating_add(1);
+        self.draft.attempt
+    }
+
+    /// Adds an event, and returns its `seq`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) for a type that is empty, longer than
+    /// 128 bytes, or holds control characters; [`Error::Unserializable`](crate::Error::Unserializable)
+    /// for data that JSON cannot hold.
+    pub fn event<T: Serialize + ?Sized>(&mut self, kind: &str, data: &T) -> Result<u64> {
+        self.events.push(EventDraft::new(kind, data)?);
+        Ok(self.draft.last_event_seq + self.events.len() as u64)
+    }
+
+    /// Sets when this commit is acknowledged, in the place of the store's default.
+    pub fn set_durability(&mut self, durability: Durability) {
+        self.durability = Some(durability);
+    }
+
+    /// Gives the commit its revision and its events their numbers.
+    pub(crate) fn seal(mut self, stamp: Stamp) -> Result<Sealed<S>> {
+        self.draft.revision += 1;
+        self.finish(stamp)
+    }
+
+    /// Like [`Transaction::seal`], for the commit that creates the instance: revision 0.
+    pub(crate) fn seal_creation(mut self, stamp: Stamp) -> Result<Sealed<S>> {
+        self.touched = true;
+        self.finish(stamp)
+    }
+
+    fn finish(self, stamp: Stamp) -> Result<Sealed<S>> {
+        let Self { mut draft, events, touched, at, .. } = self;
+        draft.epoch = stamp.epoch;
+        draft.writer = stamp.writer;
+        draft.updated_at = at;
+        let mut lines = Vec::with_capacity(events.len());
+        for event in events {
+            draft.last_event_seq += 1;
+            lines.push(event.number(draft.last_event_seq, at, stamp.epoch, stamp.event_bytes)?);
+        }
+        let meta = CommitMeta {
+            id: draft.id.clone(),
+            uid: draft.uid,
+            epoch: draft.epoch,
+            revision: draft.revision,
+            at,
+            last_event_seq: draft.last_event_seq,
+            deleted: false,
+        };
+        let json = touched.then(|| draft.to_json(stamp.record_bytes)).transpose()?;
+        let line = commit::encode(&meta, json.as_deref(), &lines).map_err(|e| json::unserializable("record", &e))?;
+        Ok(Sealed { record: Arc::new(draft), meta, line, has_record: touched, events: lines })
+    }
+}

@@ -1,0 +1,19 @@
+//! Disk work, off the runtime's own threads.
+
+use crate::error::{Error, Result};
+
+/// Runs `work` on a thread that may block. When the future is dropped the work goes on to its end.
+///
+/// # Panics
+///
+/// When `work` panics, with its panic.
+pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and the work was never begun.
+            Err(_) => Err(Error::Closed),
+        },
+    }
+}

@@ -1,0 +1,74 @@
+//! Replacing a file in one step: its readers see the old bytes or the new, never a mixture.
+
+use super::fs::{Dir, FILE_MODE};
+use super::layout;
+use crate::error::Result;
+
+/// How sure the caller must be that the new bytes are there after a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// Not at all: the commit log still has them.
+    No,
+    /// The bytes and the name are on disk before this returns.
+    Yes,
+}
+
+/// Gives `name` in `dir` the content `bytes`, keeping the mode that it has.
+///
+/// A failure leaves the old file as it was. The caller is the only one to write this name.
+pub(crate) fn replace(dir: &Dir, name: &str, bytes: &[u8], sync: Sync) -> Result<()> {
+    let mode = dir.stat(name)?.map_or(FILE_MODE, |stat| stat.mode);
+    let temporary = layout::temporary(name);
+    dir.remove_file(&temporary)?;
+    let mut file = dir.create_file(&temporary, mode)?;
+    let published = file
+        .write_all(bytes)
+        .and_then(|()| if sync == Sync::Yes { file.sync_all() } else { Ok(()) })
+        .and_then(|()| dir.rename(&temporary, dir, name));
+    if published.is_err() {
+        // The first error is the one to tell; a left-over is overwritten by the next try.
+        let _ = dir.remove_file(&temporary);
+    }
+    published?;
+    if sync == Sync::Yes { dir.sync() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn dir() -> (tempfile::TempDir, Dir) {
+        let temp = tempfile::tempdir().expect("a directory");
+        let dir = Dir::open(temp.path()).expect("open");
+        (temp, dir)
+    }
+
+    #[test]
+    fn the_mode_is_kept_and_private_by_default() {
+        let (temp, dir) = dir();
+        let path = temp.path().join("f");
+        let mode = || std::fs::metadata(&path).expect("stat").permissions().mode() & 0o7777;
+        replace(&dir, "f", b"one", Sync::Yes).expect("write");
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o664)).expect("chmod");
+        replace(&dir, "f", b"two", Sync::No).expect("write");
+        assert_eq!((mode(), std::fs::read(&path).expect("read")), (0o664, b"two".to_vec()));
+    }
+
+    #[test]
+    fn a_left_over_of_a_crash_is_overwritten_and_none_is_left() {
+        let (temp, dir) = dir();
+        std::fs::write(temp.path().join(layout::temporary("f")), "half").expect("write");
+        replace(&dir, "f", b"whole", Sync::No).expect("write");
+        assert_eq!(dir.names().expect("list"), ["f"]);
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_file() {
+        let (temp, dir) = dir();
+        std::fs::create_dir(temp.path().join("d")).expect("mkdir");
+        assert!(replace(&dir, "d", b"x", Sync::No).is_err());
+        assert_eq!(dir.names().expect("list"), ["d"]);
+    }
+}

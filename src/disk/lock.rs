@@ -1,0 +1,203 @@
+//! Who may write what: the lock of an instance, the lock of a writer, and the lock that orders
+//! activation and recovery.
+//!
+//! - An **instance** is locked on the descriptor of its directory, before anything in it is read.
+//! - A **writer** is locked on `writers/<id>/lock`, for its whole life. A lock that can be taken
+//!   belongs to a dead writer.
+//! - **`recovery.lock`** is held shared from the locking of an instance until its record is read,
+//!   and while a writer is born; exclusive while dead writers are replayed. Under the shared side a
+//!   locked writer is alive; under the exclusive side nobody activates.
+//!
+//! Every lock is `flock(2)`: it belongs to the open file, so it dies with the process, also on
+//! `kill -9`, and two stores in one process exclude each other as two processes do.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::fs::{Dir, File, Lock};
+use super::layout;
+use super::root::Root;
+use crate::error::{Error, Owner, Result};
+use crate::record::InstanceId;
+
+/// Largest owner document, in bytes.
+const OWNER_BYTES: u64 = 64 * 1024;
+
+/// How often the directory may be swapped under us before we give up.
+const SWAP_RETRIES: usize = 16;
+
+/// Locks the directory of an instance. `make` says whether a missing one is made.
+///
+/// The caller holds `recovery.lock` shared, or exclusive.
+pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<Dir> {
+    let not_found = || Error::NotFound { id: id.clone(), root: root.instances.path().to_owned() };
+    for _ in 0..SWAP_RETRIES {
+        if make {
+            root.instances.create_dir(id.as_str())?;
+        }
+        let Some(dir) = root.instances.open_dir(id.as_str())? else {
+            if make { continue } else { return Err(not_found()) }
+        };
+        if !dir.try_lock(Lock::Exclusive)? {
+            return Err(Error::Locked { id: id.clone(), owner: owner_of(root, &dir) });
+        }
+        // Between opening and locking the directory may have been renamed away (a deletion): then
+        // this lock guards nothing.
+        let named = root.instances.stat(id.as_str())?;
+        if named.is_some_and(|named| dir.own_stat().is_ok_and(|own| own.identity == named.identity)) {
+            return Ok(dir);
+        }
+    }
+    Err(not_found())
+}
+
+/// The live writer that holds the lock of a directory: the kernel's list says which process.
+fn owner_of(root: &Root, dir: &Dir) -> Option<Box<Owner>> {
+    let inode = std::fs::metadata(dir.path()).ok()?.ino();
+    let suffix = format!(":{inode}");
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    // 1: FLOCK  ADVISORY  WRITE 4711 fe:00:393219 0 EOF
+    let pid: u32 = locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let is_flock = words.next() == Some("FLOCK");
+        let pid = words.nth(2)?.parse().ok()?;
+        (is_flock && words.next()?.ends_with(&suffix)).then_some(pid)
+    })?;
+    let writers = root.writers.names().ok()?;
+    let owner = writers
+        .iter()
+        .filter_map(|name| read_owner(&root.writers.open_dir(name).ok()??).ok()?)
+        .find(|owner| owner.pid == pid);
+    Some(Box::new(owner.unwrap_or_else(|| Owner::new(Uuid::nil(), pid, host_name()))))
+}
+
+fn read_owner(writer: &Dir) -> Result<Option<Owner>> {
+    let Some(mut file) = writer.open_file(layout::WRITER_LOCK)? else { return Ok(None) };
+    Ok(serde_json::from_slice(&file.read_all(OWNER_BYTES)?).ok())
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The right to write to a root: a directory of its own with a lock, for the life of the process.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) id: Uuid,
+    pub(crate) dir: Dir,
+    /// Holds the lock.
+    _lock: File,
+}
+
+impl Writer {
+    /// Makes a writer. It is made under another name, locked, then renamed into place, so nobody
+    /// takes it for a dead one in between.
+    pub(crate) fn create(root: &Arc<Root>) -> Result<Self> {
+        let order = root.recovery_lock()?;
+        order.lock(Lock::Shared)?;
+        let id = Uuid::new_v4();
+        let unborn = layout::unborn_writer(id);
+        root.writers.create_dir(&unborn)?;
+        let dir = root.writers.ensure_dir(&unborn)?;
+        let mut lock = dir.create_file(layout::WRITER_LOCK, super::fs::FILE_MODE)?;
+        let owner = Owner::new(id, std::process::id(), host_name());
+        lock.write_all(&serde_json::to_vec(&owner).map_err(|e| crate::record::json::unserializable("owner", &e))?)?;
+        if !lock.try_lock(Lock::Exclusive)? {
+            return Err(Error::Root {
+                path: dir.path().to_owned(),
+                reason: "a new writer's lock is taken; another program meddles with this directory".into(),
+            });
+        }
+        lock.sync_all()?;
+        dir.sync()?;
+        root.writers.rename(&unborn, &root.writers, &id.to_string())?;
+        root.writers.sync()?;
+        let dir = root.writers.ensure_dir(&id.to_string())?;
+        Ok(Self { id, dir, _lock: lock })
+    }
+
+    /// Removes the writer's directory, once nothing of it is needed: segments first, the lock last.
+    pub(crate) fn retire(self, root: &Root) -> Result<()> {
+        remove_writer(root, &self.dir, &self.id.to_string())
+    }
+}
+
+/// A writer whose process is gone. While this is held nobody else recovers it.
+pub(crate) struct DeadWriter {
+    pub(crate) id: Uuid,
+    pub(crate) dir: Dir,
+    _lock: File,
+}
+
+impl DeadWriter {
+    pub(crate) fn remove(self, root: &Root) -> Result<()> {
+        remove_writer(root, &self.dir, &self.id.to_string())
+    }
+}
+
+fn remove_writer(root: &Root, dir: &Dir, name: &str) -> Result<()> {
+    for file in dir.names()? {
+        if layout::parse_journal_segment(&file).is_some() {
+            dir.remove_file(&file)?;
+        }
+    }
+    dir.sync()?;
+    dir.remove_file(layout::WRITER_LOCK)?;
+    root.writers.remove_dir(name)?;
+    root.writers.sync()
+}
+
+/// Whether a writer other than `own` is dead. Cheap: it is asked at every activation.
+///
+/// The caller holds `recovery.lock`.
+pub(crate) fn any_dead_writer(root: &Root, own: Uuid) -> Result<bool> {
+    let own = own.to_string();
+    for name in root.writers.names()? {
+        if name != own && Uuid::parse_str(&name).is_ok() && take_if_dead(root, &name)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Every dead writer, locked. The caller holds `recovery.lock` exclusively.
+pub(crate) fn dead_writers(root: &Root, own: Option<Uuid>) -> Result<Vec<DeadWriter>> {
+    let mut dead = Vec::new();
+    for name in root.writers.names()? {
+        if Uuid::parse_str(&name).is_ok_and(|id| Some(id) == own) {
+            continue;
+        }
+        dead.extend(take_if_dead(root, &name)?);
+    }
+    Ok(dead)
+}
+
+fn take_if_dead(root: &Root, name: &str) -> Result<Option<DeadWriter>> {
+    let Some(dir) = root.writers.open_dir(name)? else { return Ok(None) };
+    let Some(lock) = dir.open_file(layout::WRITER_LOCK)? else {
+        // A removal that was cut short: the lock goes last, so nothing of value is left.
+        if !name.starts_with("new-") {
+            root.writers.remove_dir(name)?;
+        }
+        return Ok(None);
+    };
+    if !lock.try_lock(Lock::Exclusive)? {
+        return Ok(None);
+    }
+    let Ok(id) = Uuid::parse_str(name) else { return Ok(None) };
+    Ok(Some(DeadWriter { id, dir, _lock: lock }))
+}
+
+/// Removes writers that were never born. The caller holds `recovery.lock` exclusively, so none is
+/// being born.
+pub(crate) fn remove_unborn(root: &Root) -> Result<()> {
+    for name in root.writers.names()?.iter().filter(|name| name.starts_with("new-")) {
+        if let Some(dir) = root.writers.open_dir(name)? {
+            dir.remove_file(layout::WRITER_LOCK)?;
+            root.writers.remove_dir(name)?;
+        }
+    }
+    Ok(())
+}

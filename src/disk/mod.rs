@@ -1,0 +1,10 @@
+//! Everything that touches the file system: names, system calls, atomic replacement, locks.
+//!
+//! It knows nothing of actors, commits or runtimes. Every function here blocks.
+
+pub(crate) mod atomic;
+pub(crate) mod fs;
+pub(crate) mod layout;
+pub(crate) mod lock;
+pub(crate) mod quarantine;
+pub(crate) mod root;

@@ -1,0 +1,250 @@
+//! What all stores on one open root share: its log, its registry, its limits. And how an instance
+//! of a kind is brought to life.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use futures::FutureExt as _;
+use ractor::{Actor, ActorCell, ActorRef};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::actors::instance::{Core, Live, submit_and_wait};
+use crate::actors::registry::{Admitted, Occupant, Opener, Registry, RegistryMsg};
+use crate::actors::transaction::{Stamp, Transaction};
+use crate::actors::{Admission, Permit, Queued};
+use crate::blocking;
+use crate::disk::lock::Writer;
+use crate::disk::root::Root;
+use crate::error::{Error, Result};
+use crate::kind::Instance;
+use crate::log::activate::{self, Activated};
+use crate::log::{Log, recover};
+use crate::options::{Durability, Options};
+use crate::record::{InstanceId, RawRecord, Record};
+use crate::root::DataRoot;
+
+/// One open root.
+pub(crate) struct Engine {
+    pub(crate) ground: Arc<Ground>,
+    registry: ActorRef<RegistryMsg>,
+    queued: Arc<AtomicUsize>,
+}
+
+/// What is below the actors.
+pub(crate) struct Ground {
+    pub(crate) root: Arc<Root>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) options: Options,
+}
+
+impl Engine {
+    /// Opens the root, recovers what dead writers left, and starts the threads and the registry.
+    pub(crate) async fn open(root: DataRoot, mut options: Options) -> Result<Arc<Self>> {
+        options.live_instances = options.live_instances.min(half_of_open_files()).max(1);
+        let ground = blocking::run(move || {
+            let root = Arc::new(Root::open_or_create(root.path(), options.allow_network_file_system)?);
+            recover::recover(&root, None)?;
+            let writer = Writer::create(&root)?;
+            let log = Arc::new(Log::start(Arc::clone(&root), writer, options.clone())?);
+            Ok(Arc::new(Ground { root, log, options }))
+        })
+        .await?;
+        let registry = Registry { options: ground.options.clone() };
+        let (registry, _) = Actor::spawn(None, registry, ()).await.map_err(|_| Error::Closed)?;
+        Ok(Arc::new(Self { ground, registry, queued: Arc::default() }))
+    }
+
+    /// A place for one operation.
+    pub(crate) fn queue(&self) -> Result<Queued> {
+        Queued::enter(&self.queued, self.ground.options.queued_per_store)
+    }
+
+    /// Operations under way.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Sends to the registry and waits for its answer: the one place that turns the framework's
+    /// errors into ours.
+    async fn call<T>(&self, message: impl FnOnce(ractor::RpcReplyPort<T>) -> RegistryMsg) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.registry.cast(message(reply.into())).map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)
+    }
+
+    /// The live instance, and the right to one operation in it.
+    pub(crate) async fn live<I: Instance>(&self, id: &InstanceId, queued: Queued) -> Result<(Arc<Live<I>>, Permit)> {
+        let opener = self.opener::<I>(id.clone());
+        let admitted =
+            self.call(|reply| RegistryMsg::Get { id: id.clone(), create: false, opener, queued, reply }).await??;
+        downcast::<I>(id, admitted)
+    }
+
+    /// Makes a new instance, durably.
+    pub(crate) async fn create<I: Instance>(&self, record: Record<I::State>) -> Result<Arc<Live<I>>> {
+        let (id, queued) = (record.id.clone(), self.queue()?);
+        let opener = self.creator::<I>(record);
+        let admitted =
+            self.call(|reply| RegistryMsg::Get { id: id.clone(), create: true, opener, queued, reply }).await??;
+        Ok(downcast::<I>(&id, admitted)?.0)
+    }
+
+    /// Deletes an instance, durably, and removes its files.
+    pub(crate) async fn delete<I: Instance>(&self, id: &InstanceId) -> Result<()> {
+        let opener = self.opener::<I>(id.clone());
+        let trashed = self.call(|reply| RegistryMsg::Delete { id: id.clone(), opener, reply }).await??;
+        let ground = Arc::clone(&self.ground);
+        match trashed {
+            Some(name) => blocking::run(move || ground.root.trash.remove_tree(&name)).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn live_count(&self) -> Result<usize> {
+        self.call(RegistryMsg::Count).await
+    }
+
+    /// Lets every instance go, empties the log, and gives up the writer.
+    pub(crate) async fn shutdown(&self) -> Result<()> {
+        let released = self.call(RegistryMsg::Shutdown).await?;
+        self.registry.stop(None);
+        let ground = Arc::clone(&self.ground);
+        let closed = blocking::run(move || ground.log.close()).await;
+        released.and(closed)
+    }
+
+    /// Opens an existing instance.
+    fn opener<I: Instance>(&self, id: InstanceId) -> Opener {
+        let ground = Arc::clone(&self.ground);
+        Box::new(move |registry: ActorCell| {
+            async move {
+                let (activated, record) = blocking::run({
+                    let ground = Arc::clone(&ground);
+                    move || {
+                        let mut activated = activate::open(&ground.root, &ground.log, &ground.options, &id)?;
+                        let raw = activated.record.take().ok_or_else(|| Error::Crashed { id: id.clone() })?;
+                        match typed::<I>(raw) {
+                            Ok(record) => Ok((activated, record)),
+                            Err(error) => {
+                                activated.lane.release()?;
+                                Err(error)
+                            }
+                        }
+                    }
+                })
+                .await?;
+                let stamp = ground.stamp(record.epoch + 1);
+                let core = ground.core(activated, record, stamp);
+                let live: Arc<dyn Occupant> = Live::<I>::spawn(core, Arc::clone(&ground.log), registry).await?;
+                Ok(live)
+            }
+            .boxed()
+        })
+    }
+
+    /// Makes a new instance: directory, lock, and the commit of its first record.
+    fn creator<I: Instance>(&self, record: Record<I::State>) -> Opener {
+        let ground = Arc::clone(&self.ground);
+        Box::new(move |registry: ActorCell| {
+            async move {
+                let activated = blocking::run({
+                    let (ground, id, uid) = (Arc::clone(&ground), record.id.clone(), record.uid);
+                    move || activate::create(&ground.root, &ground.log, &ground.options, &id, uid)
+                })
+                .await?;
+                let lane = Arc::clone(&activated.lane);
+                let stamp = ground.stamp(1);
+                let created = async {
+                    let sealed = Transaction::new(&record).seal_creation(stamp)?;
+                    let first = Record::clone(&sealed.record);
+                    let core = ground.core(activated, first, stamp);
+                    submit_and_wait(&ground.log, &core, 0, sealed, Durability::Disk).await?;
+                    Ok(core)
+                };
+                let core = match created.await {
+                    Ok(core) => core,
+                    Err(error) => {
+                        // Nothing half-made stays, unless it is unknown whether it was made.
+                        if !matches!(error, Error::Unknown { .. }) {
+                            blocking::run(move || lane.abandon()).await?;
+                        }
+                        return Err(error);
+                    }
+                };
+                let live: Arc<dyn Occupant> = Live::<I>::spawn(core, Arc::clone(&ground.log), registry).await?;
+                Ok(live)
+            }
+            .boxed()
+        })
+    }
+}
+
+impl Ground {
+    fn stamp(&self, epoch: u64) -> Stamp {
+        Stamp {
+            epoch,
+            writer: self.log.writer_id(),
+            record_bytes: self.options.record_bytes,
+            event_bytes: self.options.event_bytes,
+        }
+    }
+
+    fn core<S>(&self, activated: Activated, record: Record<S>, stamp: Stamp) -> Arc<Core<S>> {
+        Core::new(
+            activated.lane,
+            Admission::new(self.options.queued_per_instance),
+            record,
+            stamp,
+            self.options.durability,
+        )
+    }
+}
+
+fn downcast<I: Instance>(id: &InstanceId, (live, permit): Admitted) -> Result<(Arc<Live<I>>, Permit)> {
+    let live: Arc<dyn Any + Send + Sync> = live;
+    match live.downcast::<Live<I>>() {
+        Ok(live) => Ok((live, permit)),
+        Err(_) => Err(Error::KindMismatch {
+            id: id.clone(),
+            expected: I::KIND,
+            found: "another type that has it live in this process".into(),
+        }),
+    }
+}
+
+/// Half of what the process may open: a live instance holds one descriptor, and files come and go.
+fn half_of_open_files() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX))
+}
+
+/// Gives a record its typed state, bringing an older one up to date.
+pub(crate) fn typed<I: Instance>(raw: RawRecord) -> Result<Record<I::State>> {
+    let id = raw.id.clone();
+    let mismatch = |reason: String| Error::Schema { id: id.clone(), kind: I::KIND, version: I::SCHEMA_VERSION, reason };
+    if !I::accepts(&raw.kind) {
+        return Err(Error::KindMismatch { id, expected: I::KIND, found: raw.kind });
+    }
+    if raw.kind != I::KIND || raw.schema_version == I::SCHEMA_VERSION {
+        return raw.typed().map_err(|e| mismatch(e.to_string()));
+    }
+    if raw.schema_version > I::SCHEMA_VERSION {
+        return Err(mismatch(format!(
+            "it has version {}, which is newer; use a newer version of the program",
+            raw.schema_version
+        )));
+    }
+    let mut state: Value = serde_json::from_str(raw.state.get()).map_err(|e| mismatch(e.to_string()))?;
+    for from in raw.schema_version..I::SCHEMA_VERSION {
+        let step = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| I::migrate(from, state)));
+        let step = step.map_err(|_| mismatch(format!("the migration from version {from} panicked")))?;
+        state = step.map_err(|e| mismatch(format!("the migration from version {from} failed: {e}")))?;
+    }
+    let state =
+        serde_json::from_value(state).map_err(|e| mismatch(format!("after its migration it does not fit: {e}")))?;
+    let mut record = raw.with_state(state);
+    record.schema_version = I::SCHEMA_VERSION;
+    Ok(record)
+}

@@ -1,0 +1,327 @@
+//! Errors by meaning. Each says what happened, where, and what to do next.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::record::{InstanceId, Status};
+
+/// What the functions of this crate return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the user's own code: of a closure, a `prepare`, a job.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Everything that can go wrong. It is cheap to clone, because one fault may be the answer to many
+/// callers.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is not an instance id.
+    #[error("{id:?} is not a valid instance id: {reason}; use for example \"build-42\"")]
+    InvalidId {
+        /// What was given.
+        id: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
+    /// Some other input is not what it must be. Nothing was changed.
+    #[error("invalid {what}: {reason}")]
+    InvalidInput {
+        /// What was given.
+        what: &'static str,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// There is no such instance.
+    #[error("there is no instance {id:?} in {}; `fiefdom ls` lists those that exist", root.display())]
+    NotFound {
+        /// The id that was asked for.
+        id: InstanceId,
+        /// Where it was looked for.
+        root: PathBuf,
+    },
+    /// `create` never overwrites.
+    #[error("instance {id:?} exists already ({}); choose another id, or delete it first", path.display())]
+    AlreadyExists {
+        /// The id that was to be made.
+        id: InstanceId,
+        /// The directory that has the name.
+        path: PathBuf,
+    },
+    /// The directory of a live instance was removed or replaced behind our back.
+    #[error("the directory of instance {id:?} was removed or replaced while it was in use ({}); if it was meant to be deleted, nothing is left to do", path.display())]
+    Gone {
+        /// The instance.
+        id: InstanceId,
+        /// Where its directory was.
+        path: PathBuf,
+    },
+    /// Another process owns the instance.
+    #[error("instance {id:?} is in use by {}; wait until it is done, or stop that process", Owner::describe(owner.as_deref()))]
+    Locked {
+        /// The instance.
+        id: InstanceId,
+        /// The owner, when it could be found.
+        owner: Option<Box<Owner>>,
+    },
+    /// The instance is of another kind than the store that was asked.
+    #[error(
+        "instance {id:?} is of kind {found:?}, not {expected:?}; open it with a store of its own kind, or `Untyped`"
+    )]
+    KindMismatch {
+        /// The instance.
+        id: InstanceId,
+        /// The kind of the store.
+        expected: &'static str,
+        /// The kind in the record, or the type that has it live.
+        found: String,
+    },
+    /// The lifecycle has no such step.
+    #[error("instance {id:?} cannot go from {from} to {to}")]
+    Transition {
+        /// The instance.
+        id: InstanceId,
+        /// Where it is.
+        from: Status,
+        /// Where it was to go.
+        to: Status,
+    },
+    /// Something is over its limit. Nothing was changed.
+    #[error(
+        "the {what} is too large: {bytes}, and the limit is {limit}; keep large data in files under workspace/ or output/, or raise the limit"
+    )]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size: bytes, unless `what` says otherwise.
+        bytes: u64,
+        /// The limit, in the same unit.
+        limit: u64,
+    },
+    /// More work is waiting than the limit allows. Nothing was changed; try again later.
+    #[error(
+        "too much is waiting: {what} is at its limit of {limit}; try again when some of it is done, or raise the limit"
+    )]
+    Overloaded {
+        /// Which limit.
+        what: &'static str,
+        /// Its value.
+        limit: u64,
+    },
+    /// JSON cannot hold the value. Nothing was changed.
+    #[error("{field} cannot be stored as JSON: {reason}")]
+    Unserializable {
+        /// The path of the field.
+        field: String,
+        /// Why.
+        reason: String,
+    },
+    /// A file does not hold what it must. Its bytes are kept, and a copy is in the quarantine.
+    #[error("{} is damaged{}: {reason}; its bytes are kept (a copy is under .fiefdom/quarantine): mend the file by hand, or restore it", path.display(), At(*offset))]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The first byte that is wrong, where it is known.
+        offset: Option<u64>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file was written by a newer version. Its bytes are untouched.
+    #[error("{} has format {found}, and this program knows formats up to {supported}; use a newer version of it", path.display())]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// The version in the file.
+        found: u64,
+        /// The newest that this program reads.
+        supported: u64,
+    },
+    /// The state does not have the shape of this kind, or could not be brought to it. Untouched.
+    #[error(
+        "the state of instance {id:?} cannot be used as {kind:?} version {version}: {reason}; its record is unchanged"
+    )]
+    Schema {
+        /// The instance.
+        id: InstanceId,
+        /// The kind of the store.
+        kind: &'static str,
+        /// The version that the program has.
+        version: u32,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A system call failed.
+    #[error("could not {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The commit is not applied: the instance is as it was, and the store can be used.
+    #[error(
+        "the commit to instance {id:?} was not applied, its state is unchanged: {reason}; mend the cause and try again"
+    )]
+    NotApplied {
+        /// The instance.
+        id: InstanceId,
+        /// Why.
+        #[source]
+        reason: Arc<Error>,
+    },
+    /// The commit may or may not be on disk. This store refuses writes until it is opened again.
+    #[error(
+        "whether the commit to instance {id:?} is on disk is unknown: {reason}; open the store again and look at the instance"
+    )]
+    Unknown {
+        /// The instance.
+        id: InstanceId,
+        /// Why.
+        #[source]
+        reason: Arc<Error>,
+    },
+    /// An earlier fsync of the commit log failed: this store takes no more writes.
+    #[error(
+        "the store takes no more writes, because its commit log could not be made durable: {reason}; open it again"
+    )]
+    Poisoned {
+        /// The failure.
+        #[source]
+        reason: Arc<Error>,
+    },
+    /// The caller's own closure panicked. The instance is as it was.
+    #[error("the closure given to instance {id:?} panicked: {message}; the instance is unchanged")]
+    Panicked {
+        /// The instance.
+        id: InstanceId,
+        /// What the panic said.
+        message: String,
+    },
+    /// The caller's own closure refused. The instance is as it was.
+    #[error("{source}")]
+    Rejected {
+        /// What the closure returned.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The actor of the instance crashes again and again, and is left alone for a while.
+    #[error(
+        "instance {id:?} crashed {crashes} times within {window:?} and is not started again yet; look at the log of the program for the cause"
+    )]
+    CrashLoop {
+        /// The instance.
+        id: InstanceId,
+        /// How often it crashed.
+        crashes: usize,
+        /// In which time.
+        window: Duration,
+    },
+    /// The actor died while it had the request. Whether it was applied is for the next read to say.
+    #[error(
+        "the actor of instance {id:?} stopped while it had this request; read the instance to see whether it was applied"
+    )]
+    Crashed {
+        /// The instance.
+        id: InstanceId,
+    },
+    /// `prepare` of the kind failed. Every waiter gets this; the next use tries again.
+    #[error("preparing {kind:?} failed: {source}; it is tried again at the next use")]
+    Prepare {
+        /// The kind.
+        kind: &'static str,
+        /// What `prepare` said.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The directory cannot be used as a root.
+    #[error("{} cannot be used as a data root: {reason}", path.display())]
+    Root {
+        /// The directory.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The store is shut down.
+    #[error("the store is shut down; open it again")]
+    Closed,
+}
+
+impl Error {
+    /// Wraps an error of the caller's own, to be returned from a closure given to `commit`.
+    ///
+    /// ```
+    /// use fiefdom::Error;
+    ///
+    /// let error = Error::rejected("the order is paid already");
+    /// assert_eq!(error.to_string(), "the order is paid already");
+    /// ```
+    pub fn rejected(source: impl Into<BoxError>) -> Self {
+        Self::Rejected { source: source.into().into() }
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self::Io { action, path: path.to_owned(), source: Arc::new(source.into()) }
+    }
+
+    pub(crate) fn corrupt(path: &Path, offset: Option<u64>, reason: impl fmt::Display) -> Self {
+        Self::Corrupt { path: path.to_owned(), offset, reason: reason.to_string() }
+    }
+
+    /// What the system said, when this is an error of a system call.
+    #[must_use]
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Io { source, .. } => Some(source.kind()),
+            Self::NotApplied { reason, .. } | Self::Unknown { reason, .. } | Self::Poisoned { reason } => {
+                reason.io_kind()
+            }
+            _ => None,
+        }
+    }
+}
+
+struct At(Option<u64>);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(offset) => write!(f, " at byte {offset}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A process that has the root open.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub struct Owner {
+    /// Its random id, the name of its directory under `.fiefdom/writers/`.
+    pub writer: Uuid,
+    /// Its process id.
+    pub pid: u32,
+    /// The machine it runs on.
+    pub host: String,
+    /// When it opened the root (UTC).
+    pub since: chrono::DateTime<chrono::Utc>,
+}
+
+impl Owner {
+    pub(crate) fn new(writer: Uuid, pid: u32, host: String) -> Self {
+        Self { writer, pid, host, since: chrono::Utc::now() }
+    }
+
+    fn describe(owner: Option<&Self>) -> String {
+        owner.map_or_else(|| "another process".to_owned(), ToString::to_string)
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} on {} (since {})", self.pid, self.host, self.since.format("%Y-%m-%d %H:%M:%S UTC"))
+    }
+}

@@ -1,0 +1,401 @@
+//! The handles: [`InstanceRef`] on one instance, [`Session`] with the prepared value beside it.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use futures::Stream;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::actors::instance::{Applied, InstanceMsg, Live};
+use crate::actors::transaction::Transaction;
+use crate::actors::{Hold, Permit};
+use crate::blocking;
+use crate::disk::atomic::{self, Sync};
+use crate::disk::layout;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::follow;
+use crate::kind::Instance;
+use crate::options::Durability;
+use crate::record::{Event, InstanceId, Record, Status};
+
+/// A handle on one instance. Cheap to clone; it does not keep the instance live.
+///
+/// Every function that needs the instance brings it to life if it is not, and reports the same
+/// errors when that fails: [`Error::NotFound`], [`Error::Locked`], [`Error::Corrupt`],
+/// [`Error::NewerFormat`], [`Error::KindMismatch`], [`Error::CrashLoop`], [`Error::Closed`], and
+/// [`Error::Overloaded`] when too much is waiting.
+///
+/// **When the future of a change is dropped** before it was first polled, nothing happens. After
+/// that the change may be applied or not, as a whole; the next read says which.
+pub struct InstanceRef<I: Instance> {
+    id: InstanceId,
+    engine: Arc<Engine>,
+    live: Arc<Mutex<Weak<Live<I>>>>,
+}
+
+impl<I: Instance> Clone for InstanceRef<I> {
+    fn clone(&self) -> Self {
+        Self { id: self.id.clone(), engine: Arc::clone(&self.engine), live: Arc::clone(&self.live) }
+    }
+}
+
+impl<I: Instance> std::fmt::Debug for InstanceRef<I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InstanceRef").field("id", &self.id).field("kind", &I::KIND).finish_non_exhaustive()
+    }
+}
+
+/// What a commit came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Committed<R> {
+    /// What the closure returned.
+    pub value: R,
+    /// The revision that the commit made.
+    pub revision: u64,
+    /// `seq` of the instance's last event after it.
+    pub last_event_seq: u64,
+}
+
+/// A directory of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SubDir {
+    /// `workspace/`: code, repositories, whatever the work needs.
+    Workspace,
+    /// `logs/`: what the work prints.
+    Logs,
+    /// `sidecar-data/`: databases and files of side services.
+    SidecarData,
+    /// `output/`: what the work produces.
+    Output,
+}
+
+impl SubDir {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Workspace => layout::WORKSPACE,
+            Self::Logs => layout::LOGS,
+            Self::SidecarData => layout::SIDECAR_DATA,
+            Self::Output => layout::OUTPUT,
+        }
+    }
+}
+
+/// Keeps an instance live: it is not let go for being idle, or for being the least used, until this
+/// is dropped.
+#[must_use = "the instance is kept awake only while this lives"]
+#[derive(Debug)]
+pub struct KeepAwake {
+    _hold: Hold,
+}
+
+impl<I: Instance> InstanceRef<I> {
+    pub(crate) fn new(id: InstanceId, engine: Arc<Engine>, live: Option<&Arc<Live<I>>>) -> Self {
+        let live = live.map_or_else(Weak::new, Arc::downgrade);
+        Self { id, engine, live: Arc::new(Mutex::new(live)) }
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn id(&self) -> &InstanceId {
+        &self.id
+    }
+
+    /// The directory of the instance. Everything in it but `instance.json`, `events/` and names that
+    /// begin with a dot is the caller's to use.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.engine.ground.root.instances.path_of(self.id.as_str())
+    }
+
+    /// The activation, when it is live and open.
+    fn cached(&self) -> Option<Arc<Live<I>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    /// The activation, brought to life if need be, and the right to one operation in it.
+    pub(crate) async fn admitted(&self) -> Result<(Arc<Live<I>>, Permit)> {
+        let queued = self.engine.queue()?;
+        let Some(live) = self.cached().filter(|live| live.core.admission.is_open()) else {
+            return self.activate(queued).await;
+        };
+        match live.core.admission.enter(queued)? {
+            Some(permit) => Ok((live, permit)),
+            // Closed between the look and the step.
+            None => self.activate(self.engine.queue()?).await,
+        }
+    }
+
+    async fn activate(&self, queued: crate::actors::Queued) -> Result<(Arc<Live<I>>, Permit)> {
+        let (live, permit) = self.engine.live::<I>(&self.id, queued).await?;
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&live);
+        Ok((live, permit))
+    }
+
+    /// The last durable record, as an immutable snapshot.
+    ///
+    /// # Errors
+    ///
+    /// When the instance cannot be brought to life: see [`InstanceRef`].
+    pub async fn record(&self) -> Result<Arc<Record<I::State>>> {
+        if let Some(live) = self.cached()
+            && live.core.admission.is_open()
+            && !live.core.lane.is_gone()
+        {
+            live.core.admission.touch();
+            return Ok(live.core.published());
+        }
+        let (live, _permit) = self.admitted().await?;
+        if live.core.lane.is_gone() {
+            return Err(Error::Gone { id: self.id.clone(), path: self.path() });
+        }
+        Ok(live.core.published())
+    }
+
+    /// A copy of the last durable state.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`InstanceRef::record`].
+    pub async fn state(&self) -> Result<I::State> {
+        Ok(I::State::clone(&self.record().await?.state))
+    }
+
+    /// A part of the last durable state, without copying the whole.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`InstanceRef::record`].
+    pub async fn read<R>(&self, read: impl FnOnce(&I::State) -> R) -> Result<R> {
+        Ok(read(&self.record().await?.state))
+    }
+
+    /// The one place that sends to the actor, and turns the framework's errors into ours.
+    async fn call<R: Send + 'static>(
+        &self,
+        durability: Option<Durability>,
+        apply: impl FnOnce(&mut Transaction<I::State>) -> Result<R> + Send + 'static,
+    ) -> Result<Committed<R>> {
+        let (live, permit) = self.admitted().await?;
+        let (reply, answer) = oneshot::channel();
+        let apply = Box::new(move |tx: &mut Transaction<I::State>| {
+            apply(tx).map(|value| Box::new(value) as Box<dyn std::any::Any + Send>)
+        });
+        let crashed = || Error::Crashed { id: self.id.clone() };
+        live.actor
+            .cast(InstanceMsg::Commit { apply, durability, permit, reply: reply.into() })
+            .map_err(|_| crashed())?;
+        drop(live);
+        let Applied { value, revision, last_event_seq } = answer.await.map_err(|_| crashed())??;
+        // The closure above put an `R` in the box.
+        let value = *value.downcast::<R>().map_err(|_| crashed())?;
+        Ok(Committed { value, revision, last_event_seq })
+    }
+
+    /// Changes the state: `change` works on a copy, which becomes the state when it is durable.
+    /// Returns what `change` returns.
+    ///
+    /// ```
+    /// # use fiefdom::{InstanceRef, Untyped, Result};
+    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// let count = instance
+    ///     .update(|state| {
+    ///         let next = state["count"].as_u64().unwrap_or(0) + 1;
+    ///         state["count"] = next.into();
+    ///         next
+    ///     })
+    ///     .await?;
+    /// # let _ = count; Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Panicked`] when `change` panics, [`Error::Unserializable`] or [`Error::TooLarge`] for
+    /// what cannot be stored: the state is as it was. [`Error::NotApplied`] and [`Error::Unknown`]
+    /// when the disk fails. And those of [`InstanceRef`].
+    pub async fn update<R: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut I::State) -> R + Send + 'static,
+    ) -> Result<R> {
+        Ok(self.call(None, move |tx| Ok(change(tx.state_mut()))).await?.value)
+    }
+
+    /// Changes state, status, tags and events together, all or nothing. When `change` returns an
+    /// error nothing is changed, and the error is returned as it is; wrap one of your own with
+    /// [`Error::rejected`].
+    ///
+    /// ```
+    /// # use fiefdom::{InstanceRef, Status, Untyped, Result};
+    /// # use serde_json::json;
+    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// instance
+    ///     .commit(|tx| {
+    ///         tx.state_mut()["result"] = json!("green");
+    ///         tx.set_status(Status::Succeeded, None)?;
+    ///         tx.event("build.done", &json!({ "seconds": 12 }))
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What `change` returns, and those of [`InstanceRef::update`].
+    pub async fn commit<R: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Transaction<I::State>) -> Result<R> + Send + 'static,
+    ) -> Result<Committed<R>> {
+        self.call(None, change).await
+    }
+
+    /// Appends one event, and returns its `seq`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Transaction::event`] and [`InstanceRef::update`].
+    pub async fn append<T: Serialize + Send + 'static>(&self, kind: &str, data: T) -> Result<u64> {
+        let kind = kind.to_owned();
+        Ok(self.call(None, move |tx| tx.event(&kind, &data)).await?.value)
+    }
+
+    /// Moves the instance to `next`, with a reason for people.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Transition`] when the lifecycle has no such step, and those of [`InstanceRef::update`].
+    pub async fn transition(&self, next: Status, reason: Option<&str>) -> Result<()> {
+        let reason = reason.map(str::to_owned);
+        self.call(None, move |tx| tx.set_status(next, reason.as_deref())).await.map(drop)
+    }
+
+    /// The events from `from_seq` on (1 is the first): first those that exist, then, without a gap
+    /// or a duplicate, every new one as soon as it is durable. It does not end by itself.
+    ///
+    /// It takes no lock and does not wake the instance. Nothing is queued for it: a follower that
+    /// stalls costs no memory and slows nobody, and finds what it missed in the files. While another
+    /// process owns the instance, its files are looked at every 100 ms.
+    ///
+    /// # Errors
+    ///
+    /// An item is an error when a file cannot be read or is damaged; the stream ends after it.
+    pub fn events(&self, from_seq: u64) -> impl Stream<Item = Result<Event>> + Send + Unpin + use<I> {
+        let ground = &self.engine.ground;
+        follow::stream(Arc::clone(&ground.root), self.id.clone(), from_seq, ground.log.feed(&self.id))
+    }
+
+    /// Keeps the instance live until the guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the instance cannot be brought to life: see [`InstanceRef`].
+    pub async fn keep_awake(&self) -> Result<KeepAwake> {
+        let (live, _permit) = self.admitted().await?;
+        // The permit keeps the registry from closing it in between, unless it shuts down.
+        let hold = live.core.admission.hold().ok_or(Error::Closed)?;
+        Ok(KeepAwake { _hold: hold })
+    }
+
+    /// The path of a directory of the instance, made if it is missing (mode 0700).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], and those of [`InstanceRef`].
+    pub async fn dir(&self, which: SubDir) -> Result<PathBuf> {
+        let (live, permit) = self.admitted().await?;
+        blocking::run(move || {
+            let path = live.core.lane.dir.ensure_dir(which.name())?.path().to_owned();
+            drop(permit);
+            Ok(path)
+        })
+        .await
+    }
+
+    /// Writes `bytes` to `output/<name>`, in one step and durably, replacing what was there.
+    /// Returns the path.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`] unless `name` is one plain file name; [`Error::Io`]; and those of
+    /// [`InstanceRef`].
+    pub async fn put_artifact(&self, name: &str, bytes: impl Into<Vec<u8>>) -> Result<PathBuf> {
+        check_file_name(name)?;
+        let (name, bytes) = (name.to_owned(), bytes.into());
+        let (live, permit) = self.admitted().await?;
+        blocking::run(move || {
+            let dir = live.core.lane.dir.ensure_dir(layout::OUTPUT)?;
+            atomic::replace(&dir, &name, &bytes, Sync::Yes)?;
+            live.core.lane.dir.sync()?;
+            drop(permit);
+            Ok(dir.path_of(&name))
+        })
+        .await
+    }
+}
+
+/// A name that stays in its directory, and is not one of our temporary files.
+fn check_file_name(name: &str) -> Result<()> {
+    let plain = !name.is_empty()
+        && name.len() <= 240
+        && !name.starts_with('.')
+        && !name.contains(['/', '\\'])
+        && !name.chars().any(char::is_control);
+    if plain {
+        return Ok(());
+    }
+    let reason = format!(
+        "{name:?} is not a plain file name: 1 to 240 bytes, without a slash or a control character, and not beginning with a dot"
+    );
+    Err(Error::InvalidInput { what: "artifact name", reason })
+}
+
+/// An instance together with the prepared value of its kind.
+///
+/// It keeps the prepared value that it was made with, also when the store's is refreshed.
+pub struct Session<I: Instance> {
+    instance: InstanceRef<I>,
+    prepared: Arc<I::Prepared>,
+}
+
+impl<I: Instance> Session<I> {
+    pub(crate) fn new(instance: InstanceRef<I>, prepared: Arc<I::Prepared>) -> Self {
+        Self { instance, prepared }
+    }
+
+    /// What was prepared once for all sessions.
+    #[must_use]
+    pub fn prepared(&self) -> &Arc<I::Prepared> {
+        &self.prepared
+    }
+
+    /// The instance alone.
+    #[must_use]
+    pub fn instance(&self) -> &InstanceRef<I> {
+        &self.instance
+    }
+}
+
+impl<I: Instance> Clone for Session<I> {
+    fn clone(&self) -> Self {
+        Self { instance: self.instance.clone(), prepared: Arc::clone(&self.prepared) }
+    }
+}
+
+impl<I: Instance> std::fmt::Debug for Session<I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+impl<I: Instance> Deref for Session<I> {
+    type Target = InstanceRef<I>;
+
+    fn deref(&self) -> &InstanceRef<I> {
+        &self.instance
+    }
+}

@@ -1,0 +1,117 @@
+//! Bringing an instance to life from its directory: lock, then read.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::events::EventWriter;
+use super::lane::Lane;
+use super::{Log, recover};
+use crate::disk::fs::{Dir, Lock};
+use crate::disk::root::Root;
+use crate::disk::{layout, lock, quarantine};
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::record::{FORMAT, InstanceId, RawRecord, json};
+
+/// Largest `instance.json` that is read, in bytes, unless four times the limit of a record is more.
+const RECORD_FILE_BYTES: u64 = 64 << 20;
+
+/// How often an activation begins again because a dead writer turned up.
+const RECOVERY_RETRIES: usize = 8;
+
+/// A live instance, before it has an actor.
+pub(crate) struct Activated {
+    pub(crate) lane: Arc<Lane>,
+    /// What the directory holds; `None` for an instance that is being created.
+    pub(crate) record: Option<RawRecord>,
+}
+
+/// Locks and reads an existing instance. Blocks.
+pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &InstanceId) -> Result<Activated> {
+    let dir = lock_undisturbed(root, log, id, false)?;
+    let bytes = read_bytes(&dir, options)?
+        .ok_or_else(|| Error::NotFound { id: id.clone(), root: root.instances.path().to_owned() })?;
+    let record = parse(&dir, id, &bytes).map_err(|e| keep(root, id, &dir, layout::RECORD, Some(&bytes), e))?;
+    let files = EventWriter::load(&dir, record.last_event_seq, options.event_segment_bytes)
+        .map_err(|e| keep(root, id, &dir, layout::EVENT_LOG, None, e))?;
+    let mut record = record;
+    // Lines that were added by hand while the instance was at rest count.
+    record.last_event_seq = files.last_seq();
+    let lane = Lane::new(Arc::clone(root), id.clone(), record.uid, dir, files, log.feed(id), options.record_bytes);
+    Ok(Activated { lane, record: Some(record) })
+}
+
+/// Makes and locks the directory of a new instance. Blocks.
+pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, id: &InstanceId, uid: Uuid) -> Result<Activated> {
+    let exists = || Error::AlreadyExists { id: id.clone(), path: root.instances.path_of(id.as_str()) };
+    let dir = match lock_undisturbed(root, log, id, true) {
+        // Whoever has it locked made it first, or is about to.
+        Err(Error::Locked { .. }) => return Err(exists()),
+        other => other?,
+    };
+    if dir.stat(layout::RECORD)?.is_some() {
+        return Err(exists());
+    }
+    // A directory without a record is a creation that was cut short: it is free to be taken.
+    let files = EventWriter::empty(options.event_segment_bytes);
+    let lane = Lane::new(Arc::clone(root), id.clone(), uid, dir, files, log.feed(id), options.record_bytes);
+    Ok(Activated { lane, record: None })
+}
+
+/// Takes the lock of an instance at a moment when no dead writer holds commits of it back.
+fn lock_undisturbed(root: &Arc<Root>, log: &Log, id: &InstanceId, make: bool) -> Result<Dir> {
+    for _ in 0..RECOVERY_RETRIES {
+        let order = root.recovery_lock()?;
+        order.lock(Lock::Shared)?;
+        if !lock::any_dead_writer(root, log.writer_id())? {
+            let dir = lock::lock_instance(root, id, make)?;
+            recover::refuse_if_blocked(root, id)?;
+            return Ok(dir);
+        }
+        drop(order);
+        recover::recover(root, Some(log.writer_id()))?;
+    }
+    Err(Error::Overloaded { what: "recoveries of dead writers during one activation", limit: RECOVERY_RETRIES as u64 })
+}
+
+/// The bytes of `instance.json`; `None` when there is none.
+pub(crate) fn read_bytes(dir: &Dir, options: &Options) -> Result<Option<Vec<u8>>> {
+    let limit = RECORD_FILE_BYTES.max(4 * options.record_bytes as u64 + 1);
+    dir.open_file(layout::RECORD)?.map(|mut file| file.read_all(limit)).transpose()
+}
+
+/// Reads a record, version first, and checks that it belongs where it lies.
+pub(crate) fn parse(dir: &Dir, id: &InstanceId, bytes: &[u8]) -> Result<RawRecord> {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        format: u64,
+    }
+    let path = || dir.path_of(layout::RECORD);
+    let damaged = |e: serde_json::Error| Error::corrupt(&path(), Some(json::offset_of(bytes, &e)), e);
+    if let Ok(Versioned { format }) = serde_json::from_slice(bytes)
+        && format > FORMAT.into()
+    {
+        return Err(Error::NewerFormat { path: path(), found: format, supported: FORMAT.into() });
+    }
+    json::check(bytes).map_err(damaged)?;
+    let record = RawRecord::parse(bytes).map_err(damaged)?;
+    if record.id != *id {
+        let reason = format!(
+            "it is the record of {:?}, and lies in the directory of {id:?}; rename the directory, or correct instance_id",
+            record.id
+        );
+        return Err(Error::corrupt(&path(), None, reason));
+    }
+    Ok(record)
+}
+
+/// Keeps a copy of damaged bytes; other errors pass.
+fn keep(root: &Root, id: &InstanceId, dir: &Dir, name: &str, bytes: Option<&[u8]>, error: Error) -> Error {
+    let Error::Corrupt { offset, reason, .. } = &error else { return error };
+    match bytes {
+        Some(bytes) => quarantine::corrupt(root, id.as_str(), dir, name, bytes, *offset, reason),
+        // An event log can be large, and stays where it is: the reason is enough.
+        None => error,
+    }
+}

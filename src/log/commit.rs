@@ -1,0 +1,189 @@
+//! What a commit is, and how it stands in the commit log.
+//!
+//! A line is `<crc32 of the JSON, 8 hex digits> <JSON>\n`. There are three sorts: the header of a
+//! segment, the mark of a batch, and a commit. `docs/format.md` shows each.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::lane::Lane;
+use crate::error::Error;
+use crate::options::Durability;
+use crate::record::{Document, EventLine, InstanceId};
+
+/// The version of the commit log that this program writes, and the newest that it reads.
+pub(crate) const JOURNAL_FORMAT: u32 = 1;
+
+/// Bytes before the JSON of a line: eight digits and a space.
+const PREFIX: usize = 9;
+
+/// One atomic change of one instance, on its way to the disk.
+pub(crate) struct Commit {
+    pub(crate) lane: Arc<Lane>,
+    /// Which run of unbroken commits of the lane it belongs to: see [`Lane::fail`].
+    pub(crate) generation: u64,
+    pub(crate) meta: CommitMeta,
+    /// The record after the commit.
+    pub(crate) record: Arc<dyn Document>,
+    /// The line, ready to be written.
+    pub(crate) line: Vec<u8>,
+    /// Whether `line` holds the whole record, or the events alone.
+    pub(crate) has_record: bool,
+    pub(crate) events: Vec<EventLine>,
+    pub(crate) durability: Durability,
+    /// Whether the instance is at work after the commit.
+    pub(crate) running: bool,
+    /// Told once what became of the commit. It must not block.
+    pub(crate) done: Box<dyn FnOnce(Result<(), Error>) + Send>,
+}
+
+/// What identifies a commit (`uid`, `epoch`, `revision`), and what changes with every one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CommitMeta {
+    pub(crate) id: InstanceId,
+    pub(crate) uid: Uuid,
+    pub(crate) epoch: u64,
+    pub(crate) revision: u64,
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) last_event_seq: u64,
+    /// The last commit of an instance: it is deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) deleted: bool,
+}
+
+/// The first line of a segment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Header {
+    pub(crate) format: u32,
+    pub(crate) writer: Uuid,
+    /// Tells a reboot (a power cut) from the death of a process.
+    pub(crate) boot_id: String,
+    pub(crate) segment: u64,
+    /// Instances that this writer has at work.
+    pub(crate) running: Vec<InstanceId>,
+}
+
+/// The first line of a batch.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Batch {
+    /// Bytes of the segment that were on disk before this batch was written. Damage before that
+    /// point is corruption; damage behind it is a torn tail.
+    pub(crate) durable: u64,
+}
+
+/// A line, read back.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Line {
+    pub(crate) journal: Option<Header>,
+    pub(crate) batch: Option<Batch>,
+    pub(crate) commit: Option<CommitMeta>,
+    pub(crate) record: Option<Box<RawValue>>,
+    pub(crate) events: Vec<Box<RawValue>>,
+}
+
+/// The line of a commit. `record` is compact JSON.
+pub(crate) fn encode(
+    meta: &CommitMeta,
+    record: Option<&[u8]>,
+    events: &[EventLine],
+) -> Result<Vec<u8>, serde_json::Error> {
+    let size = record.map_or(0, <[u8]>::len) + events.iter().map(|e| e.text.len() + 1).sum::<usize>();
+    let mut line = Vec::with_capacity(PREFIX + 256 + size);
+    line.resize(PREFIX, b' ');
+    line.extend_from_slice(b"{\"commit\":");
+    serde_json::to_writer(&mut line, meta)?;
+    if let Some(record) = record {
+        line.extend_from_slice(b",\"record\":");
+        line.extend_from_slice(record);
+    }
+    if !events.is_empty() {
+        line.extend_from_slice(b",\"events\":");
+        for (index, event) in events.iter().enumerate() {
+            line.push(if index == 0 { b'[' } else { b',' });
+            line.extend_from_slice(event.text.as_bytes());
+        }
+        line.push(b']');
+    }
+    line.push(b'}');
+    Ok(seal(line))
+}
+
+/// The line of a header.
+pub(crate) fn encode_header(header: &Header) -> Result<Vec<u8>, serde_json::Error> {
+    encode_as("journal", header)
+}
+
+/// The line of a batch mark.
+pub(crate) fn encode_batch(batch: Batch) -> Result<Vec<u8>, serde_json::Error> {
+    encode_as("batch", &batch)
+}
+
+fn encode_as<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, serde_json::Error> {
+    let mut line = vec![b' '; PREFIX];
+    line.extend_from_slice(format!("{{\"{key}\":").as_bytes());
+    serde_json::to_writer(&mut line, value)?;
+    line.push(b'}');
+    Ok(seal(line))
+}
+
+/// Puts the checksum in front, and the newline behind.
+fn seal(mut line: Vec<u8>) -> Vec<u8> {
+    let crc = crc32fast::hash(&line[PREFIX..]);
+    line[..PREFIX - 1].copy_from_slice(format!("{crc:08x}").as_bytes());
+    line.push(b'\n');
+    line
+}
+
+/// Reads a line back (without its newline); the error says what is wrong with it.
+pub(crate) fn decode(line: &[u8]) -> Result<Line, String> {
+    let (crc, json) = line.split_at_checked(PREFIX).ok_or("the line is too short")?;
+    let stated = std::str::from_utf8(&crc[..PREFIX - 1]).ok().and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    if crc[PREFIX - 1] != b' ' || stated != Some(crc32fast::hash(json)) {
+        return Err("the checksum does not match".into());
+    }
+    serde_json::from_slice(json).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta() -> CommitMeta {
+        CommitMeta {
+            id: InstanceId::new("a").expect("an id"),
+            uid: Uuid::nil(),
+            epoch: 1,
+            revision: 2,
+            at: DateTime::UNIX_EPOCH,
+            last_event_seq: 3,
+            deleted: false,
+        }
+    }
+
+    #[test]
+    fn a_commit_reads_back_to_the_letter() {
+        let event = EventLine { seq: 3, text: r#"{"seq":3,"n":123456789012345678901234567890}"#.into() };
+        let line = encode(&meta(), Some(br#"{"x":1e400}"#), &[event.clone(), event]).expect("encode");
+        let read = decode(line.strip_suffix(b"\n").expect("a newline")).expect("decode");
+        assert_eq!(read.record.map(|r| r.get().to_owned()).as_deref(), Some(r#"{"x":1e400}"#));
+        assert_eq!(read.events[1].get(), r#"{"seq":3,"n":123456789012345678901234567890}"#);
+        assert_eq!(read.commit.map(|c| c.revision), Some(2));
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed() {
+        let line = encode(&meta(), None, &[]).expect("encode");
+        let line = line.strip_suffix(b"\n").expect("a newline");
+        for at in 0..line.len() {
+            let mut broken = line.to_vec();
+            broken[at] ^= 1;
+            // A digit of the checksum may change its case and mean the same; no other change may.
+            assert!(decode(&broken).is_err() || broken.eq_ignore_ascii_case(line), "byte {at}");
+        }
+    }
+}

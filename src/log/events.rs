@@ -1,0 +1,417 @@
+//! The event log of one instance: `events/events.jsonl` and its full segments.
+//!
+//! The active file is `events.jsonl`. When it is full it is renamed to `events-<first seq>.jsonl`,
+//! so a name says where to look. `events/state.json` says where the log stands, so that opening
+//! costs the same however long it is; it is a cache, and is made again from the segments.
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::atomic::{self, Sync};
+use crate::disk::fs::{Dir, File};
+use crate::disk::layout;
+use crate::error::{Error, Result};
+use crate::record::{Event, EventLine};
+
+/// Largest `state.json`, in bytes.
+const STATE_BYTES: u64 = 64 * 1024;
+
+/// How much of a file is read at a time.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Skipping more events than this, it is cheaper to look for the file anew than to read over them.
+const SKIP_EVENTS: u64 = 4096;
+
+/// Longest line that is read. It only bounds memory: the limit for new events is lower by default.
+const LINE_BYTES: usize = 64 << 20;
+
+/// Where the log stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// `seq` of the last event, 0 when there is none.
+    pub(crate) last_seq: u64,
+    /// `seq` of the first event of the active file.
+    pub(crate) segment: u64,
+    /// Length of the active file, in bytes.
+    pub(crate) offset: u64,
+    /// What of the active file is on disk for sure: the last `seq`, and the length.
+    pub(crate) durable_seq: u64,
+    pub(crate) durable_offset: u64,
+}
+
+/// Appends events to the files of one instance. Its owner holds the lock of the instance.
+#[derive(Debug)]
+pub(crate) struct EventWriter {
+    position: Position,
+    segment_bytes: u64,
+}
+
+impl EventWriter {
+    /// The log of a new instance.
+    pub(crate) fn empty(segment_bytes: u64) -> Self {
+        Self::at(Position { last_seq: 0, segment: 1, offset: 0, durable_seq: 0, durable_offset: 0 }, segment_bytes)
+    }
+
+    pub(crate) fn at(position: Position, segment_bytes: u64) -> Self {
+        Self { position, segment_bytes }
+    }
+
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.position.last_seq
+    }
+
+    /// Finds where the log stands. `recorded` is the last `seq` that the record knows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when a line is damaged, or when events that the record knows are missing.
+    pub(crate) fn load(instance: &Dir, recorded: u64, segment_bytes: u64) -> Result<Self> {
+        let fresh =
+            Position { last_seq: recorded, segment: recorded + 1, offset: 0, durable_seq: recorded, durable_offset: 0 };
+        let Some(dir) = instance.open_dir(layout::EVENTS)? else {
+            return Ok(Self::at(fresh, segment_bytes));
+        };
+        let cached = read_state(&dir)?;
+        let position = match dir.open_file(layout::EVENT_LOG)? {
+            Some(file) => {
+                let len = file.len()?;
+                match cached {
+                    Some(cached) if cached.offset == len => cached,
+                    _ => scan_to_end(&file, len, cached)?.unwrap_or(fresh),
+                }
+            }
+            None => match last_full_segment(&dir)? {
+                // The active file was full and renamed, and no event came after that.
+                Some(last_seq) => {
+                    Position { last_seq, segment: last_seq + 1, offset: 0, durable_seq: last_seq, durable_offset: 0 }
+                }
+                None => fresh,
+            },
+        };
+        if position.last_seq < recorded {
+            let reason = format!("it ends at event {}, and the record knows of {recorded}", position.last_seq);
+            return Err(Error::corrupt(&dir.path_of(layout::EVENT_LOG), Some(position.offset), reason));
+        }
+        Ok(Self::at(position, segment_bytes))
+    }
+
+    /// Appends lines, whose numbers go on where the log stands. Not durable.
+    ///
+    /// A failure leaves the position as it was; what was half written is cut off by the next try.
+    pub(crate) fn append(&mut self, instance: &Dir, lines: &[EventLine]) -> Result<()> {
+        // Rule: a commit that was written down by an earlier try is not written again.
+        let written = self.position.last_seq;
+        let mut lines = lines.iter().skip_while(|line| line.seq <= written).peekable();
+        if lines.peek().is_none() {
+            return Ok(());
+        }
+        let dir = instance.ensure_dir(layout::EVENTS)?;
+        while lines.peek().is_some() {
+            if self.position.offset >= self.segment_bytes {
+                self.begin_segment(&dir)?;
+            }
+            let room = self.segment_bytes - self.position.offset;
+            let mut bytes = Vec::new();
+            let mut last_seq = self.position.last_seq;
+            while let Some(line) = lines.next_if(|_| (bytes.len() as u64) < room) {
+                bytes.extend_from_slice(line.text.as_bytes());
+                bytes.push(b'\n');
+                last_seq = line.seq;
+            }
+            self.write(&dir, &bytes)?;
+            self.position.last_seq = last_seq;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, dir: &Dir, bytes: &[u8]) -> Result<()> {
+        let mut file = dir.open_append(layout::EVENT_LOG)?;
+        let len = file.len()?;
+        if len > self.position.offset {
+            // Left by a failed append of ours: nobody else writes here.
+            file.set_len(self.position.offset)?;
+        } else if len < self.position.offset {
+            if len != 0 {
+                return Err(Error::corrupt(file.path(), Some(len), "it became shorter while the instance was in use"));
+            }
+            // The file was removed behind our back. What it held is gone by somebody's will; the
+            // log goes on in a new one.
+            self.position.segment = self.position.last_seq + 1;
+            self.position.offset = 0;
+            self.position.durable_offset = 0;
+        }
+        file.write_all(bytes)?;
+        self.position.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Puts the full active file aside, on disk, and begins a new one.
+    fn begin_segment(&mut self, dir: &Dir) -> Result<()> {
+        if let Some(file) = dir.open_file(layout::EVENT_LOG)? {
+            file.sync_all()?;
+            dir.rename(layout::EVENT_LOG, dir, &layout::event_segment(self.position.segment))?;
+            dir.sync()?;
+        }
+        let last_seq = self.position.last_seq;
+        self.position =
+            Position { last_seq, segment: last_seq + 1, offset: 0, durable_seq: last_seq, durable_offset: 0 };
+        save_state(dir, &self.position, Sync::No)
+    }
+
+    /// Makes what was appended durable, and writes that down, durably.
+    pub(crate) fn sync(&mut self, instance: &Dir) -> Result<()> {
+        let Some(dir) = instance.open_dir(layout::EVENTS)? else { return Ok(()) };
+        if let Some(file) = dir.open_file(layout::EVENT_LOG)? {
+            file.sync_all()?;
+        }
+        dir.sync()?;
+        self.position.durable_seq = self.position.last_seq;
+        self.position.durable_offset = self.position.offset;
+        save_state(&dir, &self.position, Sync::Yes)
+    }
+
+    /// Writes down where the log stands, for the next opening. A cache: not durable.
+    pub(crate) fn save(&self, instance: &Dir) -> Result<()> {
+        match instance.open_dir(layout::EVENTS)? {
+            Some(dir) => save_state(&dir, &self.position, Sync::No),
+            None => Ok(()),
+        }
+    }
+}
+
+fn save_state(dir: &Dir, position: &Position, sync: Sync) -> Result<()> {
+    let mut bytes = serde_json::to_vec(position).map_err(|e| crate::record::json::unserializable("position", &e))?;
+    bytes.push(b'\n');
+    atomic::replace(dir, layout::EVENT_STATE, &bytes, sync)
+}
+
+/// The cache, when it can be read. After a power cut it may be empty: then it is made again.
+pub(crate) fn read_state(dir: &Dir) -> Result<Option<Position>> {
+    let Some(mut file) = dir.open_file(layout::EVENT_STATE)? else { return Ok(None) };
+    Ok(file.read_all(STATE_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// The last event of the last full segment.
+fn last_full_segment(dir: &Dir) -> Result<Option<u64>> {
+    let Some(first) = dir.names()?.iter().filter_map(|n| layout::parse_event_segment(n)).max() else { return Ok(None) };
+    let Some(file) = dir.open_file(&layout::event_segment(first))? else { return Ok(None) };
+    let mut lines = Lines::new(&file, 0);
+    let mut last = None;
+    while let Some(line) = lines.next()? {
+        last = Some(line.seq().ok_or_else(|| Error::corrupt(file.path(), Some(line.offset), "it is not an event"))?);
+    }
+    Ok(last)
+}
+
+/// Reads the active file from where the cache knows it, and checks every line.
+fn scan_to_end(file: &File, len: u64, cached: Option<Position>) -> Result<Option<Position>> {
+    let first = first_seq(file)?;
+    let cached = cached.filter(|c| Some(c.segment) == first && c.offset <= len);
+    let Some(first) = first else {
+        return if len == 0 {
+            Ok(None)
+        } else {
+            Err(Error::corrupt(file.path(), Some(0), "its first line is not an event"))
+        };
+    };
+    let mut position = cached.unwrap_or(Position {
+        last_seq: first - 1,
+        segment: first,
+        offset: 0,
+        durable_seq: first - 1,
+        durable_offset: 0,
+    });
+    let mut lines = Lines::new(file, position.offset);
+    while let Some(line) = lines.next()? {
+        if line.event().map(|e| e.seq) != Ok(position.last_seq + 1) {
+            return Err(Error::corrupt(
+                file.path(),
+                Some(line.offset),
+                format!("it is not event {}", position.last_seq + 1),
+            ));
+        }
+        position.last_seq += 1;
+        position.offset = lines.offset;
+    }
+    if position.offset != len {
+        return Err(Error::corrupt(file.path(), Some(position.offset), "the last line is not complete"));
+    }
+    Ok(Some(position))
+}
+
+pub(crate) fn first_seq(file: &File) -> Result<Option<u64>> {
+    Ok(Lines::new(file, 0).next()?.and_then(|line| line.seq()).filter(|seq| *seq > 0))
+}
+
+/// The complete lines of a file from an offset on, in bounded memory.
+pub(crate) struct Lines<'a> {
+    file: &'a File,
+    /// Where the next line begins.
+    pub(crate) offset: u64,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+pub(crate) struct RawLine {
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl RawLine {
+    /// The `seq`, without parsing the rest: every line that we write begins with it.
+    pub(crate) fn seq(&self) -> Option<u64> {
+        let digits = self.bytes.strip_prefix(b"{\"seq\":")?;
+        let end = digits.iter().position(|b| !b.is_ascii_digit())?;
+        std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
+    }
+
+    pub(crate) fn event(&self) -> Result<Event, String> {
+        serde_json::from_slice(&self.bytes).map_err(|e| e.to_string())
+    }
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn new(file: &'a File, offset: u64) -> Self {
+        Self { file, offset, buffer: Vec::new(), at: 0 }
+    }
+
+    /// The next line without its newline; `None` at the end, and before a line that has no newline
+    /// yet.
+    pub(crate) fn next(&mut self) -> Result<Option<RawLine>> {
+        loop {
+            if let Some(len) = self.buffer[self.at..].iter().position(|b| *b == b'\n') {
+                let bytes = self.buffer[self.at..self.at + len].to_vec();
+                let offset = self.offset;
+                self.at += len + 1;
+                self.offset += len as u64 + 1;
+                return Ok(Some(RawLine { offset, bytes }));
+            }
+            self.buffer.drain(..self.at);
+            self.at = 0;
+            let have = self.buffer.len();
+            if have > LINE_BYTES {
+                return Err(Error::corrupt(
+                    self.file.path(),
+                    Some(self.offset),
+                    "a line is longer than any that was ever written",
+                ));
+            }
+            self.buffer.resize(have + CHUNK_BYTES, 0);
+            let read = self.file.read_at(&mut self.buffer[have..], self.offset + have as u64)?;
+            self.buffer.truncate(have + read);
+            if read == 0 {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Reads events of an instance in order, without a lock, while its owner may be writing.
+///
+/// Between two reads it holds no descriptor: many readers cost little.
+#[derive(Debug)]
+pub(crate) struct EventReader {
+    next_seq: u64,
+    cursor: Option<Cursor>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    /// First `seq` of the file: its name, once it is full.
+    segment: u64,
+    identity: crate::disk::fs::Identity,
+    offset: u64,
+}
+
+impl EventReader {
+    pub(crate) fn new(from_seq: u64) -> Self {
+        Self { next_seq: from_seq.max(1), cursor: None }
+    }
+
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Skips to `seq`, after it was delivered from elsewhere.
+    pub(crate) fn skip_to(&mut self, seq: u64) {
+        if seq.saturating_sub(self.next_seq) > SKIP_EVENTS {
+            self.cursor = None;
+        }
+        self.next_seq = seq;
+    }
+
+    /// The next events: at least one when there is one, and about [`CHUNK_BYTES`] at most.
+    pub(crate) fn read(&mut self, instance: &Dir) -> Result<Vec<Event>> {
+        let Some(dir) = instance.open_dir(layout::EVENTS)? else { return Ok(Vec::new()) };
+        loop {
+            let Some((file, mut cursor, active)) = self.open(&dir)? else { return Ok(Vec::new()) };
+            let mut events = Vec::new();
+            let mut bytes = 0;
+            let mut lines = Lines::new(&file, cursor.offset);
+            while bytes < CHUNK_BYTES
+                && let Some(line) = lines.next()?
+            {
+                cursor.offset = lines.offset;
+                if line.seq().is_some_and(|seq| seq < self.next_seq) {
+                    continue;
+                }
+                let damaged = |reason: String| Error::corrupt(file.path(), Some(line.offset), reason);
+                let event = line.event().map_err(damaged)?;
+                if event.seq != self.next_seq && line.offset != 0 {
+                    return Err(damaged(format!("event {} stands where {} is expected", event.seq, self.next_seq)));
+                }
+                bytes += line.bytes.len();
+                self.next_seq = event.seq + 1;
+                events.push(event);
+            }
+            self.cursor = Some(cursor);
+            if !events.is_empty() || active {
+                return Ok(events);
+            }
+            // The end of a full segment: the next one begins with the next seq, or there is none yet.
+            self.cursor = None;
+            if !self.segment_begins(&dir)? {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// Opens the file that holds the next event, and says whether it is the active one.
+    fn open(&mut self, dir: &Dir) -> Result<Option<(File, Cursor, bool)>> {
+        if let Some(cursor) = self.cursor {
+            let active = dir.open_file(layout::EVENT_LOG)?;
+            if let Some(file) = active.filter(|f| f.stat().is_ok_and(|s| s.identity == cursor.identity)) {
+                return Ok(Some((file, cursor, true)));
+            }
+            if let Some(file) = dir.open_file(&layout::event_segment(cursor.segment))? {
+                return Ok(Some((file, cursor, false)));
+            }
+        }
+        // The active file is opened before the names are listed: if it is renamed in between, it is
+        // in the list, and if it is not, it is open.
+        let active = dir.open_file(layout::EVENT_LOG)?;
+        let mut full: Vec<u64> = dir.names()?.iter().filter_map(|n| layout::parse_event_segment(n)).collect();
+        full.sort_unstable();
+        if let Some(file) = active
+            && let Some(first) = first_seq(&file)?
+            && (first <= self.next_seq || full.is_empty())
+        {
+            let cursor = Cursor { segment: first, identity: file.stat()?.identity, offset: 0 };
+            return Ok(Some((file, cursor, true)));
+        }
+        let Some(segment) = full.iter().rev().find(|first| **first <= self.next_seq).or(full.first()) else {
+            return Ok(None);
+        };
+        let Some(file) = dir.open_file(&layout::event_segment(*segment))? else { return Ok(None) };
+        let cursor = Cursor { segment: *segment, identity: file.stat()?.identity, offset: 0 };
+        Ok(Some((file, cursor, false)))
+    }
+
+    /// Whether some file begins at the next seq or before it, behind the one that was just finished.
+    fn segment_begins(&self, dir: &Dir) -> Result<bool> {
+        if dir.stat(&layout::event_segment(self.next_seq))?.is_some() {
+            return Ok(true);
+        }
+        let Some(file) = dir.open_file(layout::EVENT_LOG)? else { return Ok(false) };
+        Ok(first_seq(&file)?.is_some_and(|first| first <= self.next_seq))
+    }
+}

@@ -1,0 +1,302 @@
+//! The durable side of one activation: the locked directory, what is committed and not in the files
+//! yet, and the files.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use super::commit::Commit;
+use super::events::EventWriter;
+use super::feed::Feed;
+use crate::disk::atomic::{self, Sync};
+use crate::disk::fs::Dir;
+use crate::disk::layout;
+use crate::disk::root::Root;
+use crate::error::{Error, Result};
+use crate::record::{Document, EventLine, InstanceId};
+
+/// One activation of one instance, shared by its actor, the commit log and the materialiser.
+///
+/// Lock order: `files`, then `pending`.
+pub(crate) struct Lane {
+    pub(crate) id: InstanceId,
+    pub(crate) uid: Uuid,
+    /// The directory of the instance, whose descriptor holds the lock.
+    pub(crate) dir: Dir,
+    pub(crate) feed: Arc<Feed>,
+    root: Arc<Root>,
+    pending: Mutex<Pending>,
+    files: Mutex<EventWriter>,
+    /// The last generation of commits of which one was not applied, plus one; and why.
+    failed: AtomicU64,
+    failure: Mutex<Option<Arc<Error>>>,
+    gone: AtomicBool,
+    /// The commit log's notes: the segment that has the whole record last, and the one that counts
+    /// this lane among those it covers. Only the thread of the log writes them.
+    pub(super) record_segment: AtomicU64,
+    pub(super) covered_segment: AtomicU64,
+    record_bytes: usize,
+}
+
+/// What is durable in the log and not in the files.
+#[derive(Default)]
+struct Pending {
+    record: Option<Arc<dyn Document>>,
+    events: Vec<EventLine>,
+    /// Whether the materialiser has been told.
+    queued: bool,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Open,
+    /// The instance is deleted in the log, and its directory is still in its place.
+    Deleted,
+    /// The lock is let go. The files belong to somebody else, or to nobody.
+    Released,
+}
+
+impl Lane {
+    pub(crate) fn new(
+        root: Arc<Root>,
+        id: InstanceId,
+        uid: Uuid,
+        dir: Dir,
+        files: EventWriter,
+        feed: Arc<Feed>,
+        record_bytes: usize,
+    ) -> Arc<Self> {
+        let last_seq = files.last_seq();
+        let lane = Arc::new(Self {
+            id,
+            uid,
+            dir,
+            feed,
+            root,
+            pending: Mutex::default(),
+            files: Mutex::new(files),
+            failed: AtomicU64::new(0),
+            failure: Mutex::default(),
+            gone: AtomicBool::new(false),
+            record_segment: AtomicU64::new(0),
+            covered_segment: AtomicU64::new(0),
+            record_bytes,
+        });
+        lane.feed.attach(&lane, last_seq);
+        lane
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        // A panic while this is held cannot leave it half changed: each change is one assignment.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn files(&self) -> MutexGuard<'_, EventWriter> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the directory was removed or replaced behind our back.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// The generation that new commits of the actor must carry.
+    ///
+    /// When a commit is not applied, those behind it were computed on a state that never was. They
+    /// carry the same generation, and the log refuses them. The actor sees that the generation has
+    /// moved on, drops its state, and goes on from the last durable one.
+    pub(crate) fn generation(&self) -> u64 {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Notes that a commit of this generation was not applied, and why.
+    pub(crate) fn fail(&self, generation: u64, reason: &Arc<Error>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(reason));
+        self.failed.fetch_max(generation + 1, Ordering::AcqRel);
+    }
+
+    /// Why the last generation failed.
+    pub(crate) fn failure(&self) -> Arc<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(|| Arc::new(Error::Closed))
+    }
+
+    /// Takes in a commit that has become durable. Says whether the materialiser must be told.
+    pub(crate) fn apply(&self, commit: &Commit) -> bool {
+        let newly_queued = {
+            let mut pending = self.pending();
+            if commit.meta.deleted {
+                *pending = Pending { phase: Phase::Deleted, ..Pending::default() };
+            }
+            let open = pending.phase == Phase::Open;
+            if open {
+                pending.record = Some(Arc::clone(&commit.record));
+                pending.events.extend_from_slice(&commit.events);
+            }
+            open && !std::mem::replace(&mut pending.queued, true)
+        };
+        self.feed.publish(&commit.events);
+        newly_queued
+    }
+
+    /// Writes what is pending into the files: events first, then the record.
+    ///
+    /// A failure loses nothing: it stays pending, and is tried again.
+    pub(crate) fn materialise(&self) -> Result<()> {
+        let mut files = self.files();
+        self.write_pending(&mut files)
+    }
+
+    fn write_pending(&self, files: &mut EventWriter) -> Result<()> {
+        let (record, events) = {
+            let mut pending = self.pending();
+            pending.queued = false;
+            (pending.record.take(), std::mem::take(&mut pending.events))
+        };
+        let Some(record) = record else { return Ok(()) };
+        let written = self.write(files, &*record, &events);
+        if written.is_err() {
+            if self.is_replaced()? {
+                self.gone.store(true, Ordering::Release);
+                return Err(Error::Gone { id: self.id.clone(), path: self.dir.path().to_owned() });
+            }
+            let mut pending = self.pending();
+            if pending.phase == Phase::Open {
+                // What came meanwhile is newer.
+                pending.record.get_or_insert(record);
+                pending.events.splice(0..0, events);
+            }
+        }
+        written
+    }
+
+    fn write(&self, files: &mut EventWriter, record: &dyn Document, events: &[EventLine]) -> Result<()> {
+        if self.is_replaced()? {
+            return Err(Error::Gone { id: self.id.clone(), path: self.dir.path().to_owned() });
+        }
+        files.append(&self.dir, events)?;
+        let bytes = readable(record, self.record_bytes)?;
+        atomic::replace(&self.dir, layout::RECORD, &bytes, Sync::No)
+    }
+
+    /// Whether the name of the instance leads to another directory than ours, or to none.
+    fn is_replaced(&self) -> Result<bool> {
+        let named = self.root.instances.stat(self.id.as_str())?;
+        let own = self.dir.own_stat()?;
+        Ok(named.is_none_or(|named| named.identity != own.identity))
+    }
+
+    /// Whether the activation is over.
+    pub(crate) fn is_released(&self) -> bool {
+        self.phase() == Phase::Released
+    }
+
+    fn phase(&self) -> Phase {
+        self.pending().phase
+    }
+
+    /// Makes the files durable, with everything pending in them; and finishes a deletion.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        let mut files = self.files();
+        if self.is_gone() {
+            return Ok(());
+        }
+        match self.phase() {
+            Phase::Open => {
+                self.write_pending(&mut files)?;
+                sync_record(&self.dir)?;
+                files.sync(&self.dir)?;
+                self.dir.sync()
+            }
+            Phase::Deleted => self.move_to_trash().map(drop),
+            Phase::Released => sync_files(&self.dir),
+        }
+    }
+
+    /// The end of the activation: everything into the files, then the lock is let go.
+    ///
+    /// When the files cannot be written the lock is kept, and the error says why: the next owner
+    /// must not read files that lack acknowledged commits.
+    pub(crate) fn release(&self) -> Result<()> {
+        let mut files = self.files();
+        if self.phase() == Phase::Open && !self.is_gone() {
+            match self.write_pending(&mut files).and_then(|()| files.save(&self.dir)) {
+                Ok(()) | Err(Error::Gone { .. }) => {}
+                Err(e) if !self.is_replaced()? => return Err(e),
+                Err(_) => {}
+            }
+        }
+        self.let_go();
+        Ok(())
+    }
+
+    /// Moves the directory of a deleted instance to the trash, durably, and lets the lock go.
+    /// Returns its name there; `None` when it was not in its place any more.
+    pub(crate) fn discard(&self) -> Result<Option<String>> {
+        let _files = self.files();
+        let name = self.move_to_trash()?;
+        self.let_go();
+        Ok(name)
+    }
+
+    /// Undoes a creation whose commit was not applied: the directory goes if it is empty.
+    pub(crate) fn abandon(&self) -> Result<()> {
+        let _files = self.files();
+        if !self.is_replaced()? && self.dir.names()?.is_empty() {
+            self.root.instances.remove_dir(self.id.as_str())?;
+        }
+        self.let_go();
+        Ok(())
+    }
+
+    fn move_to_trash(&self) -> Result<Option<String>> {
+        if self.is_replaced()? {
+            return Ok(None);
+        }
+        let name = layout::trashed(&self.id, self.uid);
+        self.root.instances.rename(self.id.as_str(), &self.root.trash, &name)?;
+        self.root.instances.sync()?;
+        self.root.trash.sync()?;
+        Ok(Some(name))
+    }
+
+    fn let_go(&self) {
+        self.pending().phase = Phase::Released;
+        self.dir.unlock();
+    }
+}
+
+/// Makes the files of an instance durable. That needs no ownership.
+pub(super) fn sync_files(dir: &Dir) -> Result<()> {
+    sync_record(dir)?;
+    if let Some(events) = dir.open_dir(layout::EVENTS)? {
+        if let Some(file) = events.open_file(layout::EVENT_LOG)? {
+            file.sync_all()?;
+        }
+        events.sync()?;
+    }
+    dir.sync()
+}
+
+/// Makes `instance.json` durable.
+pub(super) fn sync_record(dir: &Dir) -> Result<()> {
+    match dir.open_file(layout::RECORD)? {
+        Some(file) => file.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// The bytes of `instance.json`: indented, unless that makes them much longer than the limit of a
+/// record (deeply nested short lists do), so that what is written can always be read.
+pub(super) fn readable(record: &dyn Document, record_bytes: usize) -> Result<Vec<u8>> {
+    let fail = |e: serde_json::Error| crate::record::json::unserializable("record", &e);
+    let bytes = record.pretty().map_err(fail)?;
+    if bytes.len() <= 4 * record_bytes {
+        return Ok(bytes);
+    }
+    let mut bytes = record.compact().map_err(fail)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}

@@ -1,0 +1,44 @@
+//! The thread that brings the files up to the commits: at most one rewrite of an instance per
+//! interval, however many commits it made.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::service::Shared;
+use crate::error::{Error, Result};
+
+/// Longest pause after a failed pass.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+pub(super) fn run(shared: &Shared) {
+    // A commit that comes just after a pass waits one pause, and then for its turn in the next pass:
+    // half of the promise is left for that.
+    let pause = shared.options.materialise_within / 2;
+    let mut backoff = pause;
+    while shared.wait_for_dirty() {
+        shared.pause_materialiser(backoff);
+        backoff = if pass(shared).is_ok() { pause } else { (backoff * 2).clamp(pause, BACKOFF_MAX) };
+    }
+}
+
+/// Writes down everything that is pending. A failure of one instance does not hold up the others;
+/// the first is returned, and all are tried again.
+pub(super) fn pass(shared: &Shared) -> Result<()> {
+    let mut first_error = None;
+    let mut again = Vec::new();
+    for lane in shared.take_dirty() {
+        match lane.materialise() {
+            Ok(()) => {}
+            Err(Error::Gone { .. }) => tracing::warn!(id = %lane.id, "the directory of a live instance was removed"),
+            Err(error) => {
+                shared.materialise_failures.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(id = %lane.id, %error, "the files of an instance could not be written; its commits are in the log");
+                first_error.get_or_insert(error);
+                again.push(Arc::clone(&lane));
+            }
+        }
+    }
+    shared.add_dirty(again);
+    first_error.map_or(Ok(()), Err)
+}

@@ -1,0 +1,28 @@
+//! From a commit to durable bytes, and from there to plain files.
+//!
+//! ```text
+//! instance actor ──Commit──> journal ──(write, fdatasync)──> reply, followers
+//!                               │
+//!                               v pending, per lane
+//!                          materialiser ──(rename, append)──> instance.json, events.jsonl
+//!                               │
+//!                               v full segments
+//!                          checkpointer ──(fsync files)──> segment deleted
+//! ```
+//!
+//! Nothing here knows actors, kinds or the runtime: the threads are plain threads, and what is told
+//! to a caller is told through the closure in its commit.
+
+pub(crate) mod activate;
+mod checkpoint;
+pub(crate) mod commit;
+pub(crate) mod events;
+pub(crate) mod feed;
+mod journal;
+pub(crate) mod lane;
+mod materialise;
+pub(crate) mod recover;
+mod segment;
+mod service;
+
+pub(crate) use service::Log;

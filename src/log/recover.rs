@@ -1,0 +1,375 @@
+//! What a dead writer left in its log goes into the directories.
+//!
+//! Idempotent: dying in it and recovering again gives the same result, because a segment is removed
+//! only when every file that it covers is on disk, and writing the same commits twice changes
+//! nothing. No byte is deleted that the library did not write.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::commit::{CommitMeta, Line};
+use super::events::{self, EventWriter, Lines, Position};
+use super::journal::boot_id;
+use super::lane::sync_files;
+use super::{activate, segment};
+use crate::disk::atomic::{self, Sync};
+use crate::disk::fs::{Dir, Lock};
+use crate::disk::root::Root;
+use crate::disk::{layout, lock, quarantine};
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::record::{Document as _, EventLine, InstanceId, RawRecord, Status};
+
+/// What a recovery did.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) writers: usize,
+    pub(crate) commits: usize,
+    pub(crate) interrupted: Vec<InstanceId>,
+}
+
+/// Everything that dead writers left of one instance.
+#[derive(Default)]
+struct Remains {
+    lines: Vec<Line>,
+    /// The boots in which the lines were written.
+    boots: BTreeSet<String>,
+}
+
+/// Recovers every dead writer. `own` is the writer that asks, if it is one. Blocks.
+pub(crate) fn recover(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
+    let order = root.recovery_lock()?;
+    order.lock(Lock::Exclusive)?;
+    recover_locked(root, own)
+}
+
+/// Like [`recover`], but does nothing when that would mean to wait; `None` then.
+pub(crate) fn try_recover(root: &Arc<Root>) -> Result<Option<Recovered>> {
+    let order = root.recovery_lock()?;
+    if order.try_lock(Lock::Exclusive)? { recover_locked(root, None).map(Some) } else { Ok(None) }
+}
+
+fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
+    lock::remove_unborn(root)?;
+    let dead = lock::dead_writers(root, own)?;
+    let mut done = Recovered { writers: dead.len(), ..Recovered::default() };
+    if dead.is_empty() {
+        return Ok(done);
+    }
+    let mut remains: BTreeMap<InstanceId, Remains> = BTreeMap::new();
+    for writer in &dead {
+        collect(root, &writer.dir, writer.id, &mut remains)?;
+    }
+    let writers: BTreeSet<Uuid> = dead.iter().map(|w| w.id).collect();
+    for (id, remains) in remains {
+        done.commits += remains.lines.len();
+        if recover_instance(root, &id, remains, &writers)? {
+            done.interrupted.push(id);
+        }
+    }
+    root.instances.sync()?;
+    for writer in dead {
+        writer.remove(root)?;
+    }
+    tracing::info!(
+        writers = done.writers,
+        commits = done.commits,
+        interrupted = done.interrupted.len(),
+        "recovered what dead writers left"
+    );
+    Ok(done)
+}
+
+/// Reads all segments of a dead writer.
+fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeMap<InstanceId, Remains>) -> Result<()> {
+    let mut numbers: Vec<u64> = dir.names()?.iter().filter_map(|n| layout::parse_journal_segment(n)).collect();
+    numbers.sort_unstable();
+    let mut contents = Vec::new();
+    for number in numbers {
+        let name = layout::journal_segment(number);
+        let Some(mut file) = dir.open_file(&name)? else { continue };
+        let found = segment::read(&file)?;
+        for damage in found.damaged.iter().chain(&found.torn) {
+            let owner = format!("writer-{writer}");
+            let bytes = file.read_all(u64::MAX - 1)?;
+            quarantine::keep(root, &owner, dir, &name, &bytes, Some(damage.offset), &damage.reason)?;
+            break;
+        }
+        contents.push(found);
+    }
+    for id in segment::ids(&contents) {
+        remains.entry(id).or_default();
+    }
+    for found in contents {
+        let boot = found.header.map(|h| h.boot_id).unwrap_or_default();
+        for line in found.commits {
+            let Some(commit) = &line.commit else { continue };
+            let entry = remains.entry(commit.id.clone()).or_default();
+            entry.boots.insert(boot.clone());
+            entry.lines.push(line);
+        }
+    }
+    Ok(())
+}
+
+/// Brings one instance up to its last commit; says whether it was interrupted.
+fn recover_instance(root: &Arc<Root>, id: &InstanceId, remains: Remains, dead: &BTreeSet<Uuid>) -> Result<bool> {
+    // An instance of that id may have been deleted and made again: each life for itself, in order.
+    let mut lives: Vec<(Uuid, Vec<Line>)> = Vec::new();
+    for line in remains.lines {
+        let Some(uid) = line.commit.as_ref().map(|c| c.uid) else { continue };
+        match lives.iter_mut().find(|(known, _)| *known == uid) {
+            Some((_, lines)) => lines.push(line),
+            None => lives.push((uid, vec![line])),
+        }
+    }
+    lives.sort_by_key(|(_, lines)| lines.iter().filter_map(|l| l.commit.as_ref().map(|c| c.at)).min());
+    // In the boot that wrote the log a directory that is missing was removed by somebody. After
+    // another boot it may be one that never reached the disk.
+    let recreate = !remains.boots.contains(&boot_id());
+    for (uid, lines) in lives {
+        let mut chain = Chain::of(lines);
+        if let Some(dir) = claim(root, id, recreate && !chain.deleted)? {
+            chain.apply(root, id, uid, &dir)?;
+        }
+    }
+    interrupt(root, id, dead)
+}
+
+/// Locks the directory for recovery. `None` when it is not there, or when a living process owns it:
+/// that one read the files when they were complete, because this writer was alive then.
+fn claim(root: &Arc<Root>, id: &InstanceId, recreate: bool) -> Result<Option<Dir>> {
+    match lock::lock_instance(root, id, recreate) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(Error::Locked { .. }) => {
+            if let Some(dir) = root.instances.open_dir(id.as_str())? {
+                sync_files(&dir)?;
+            }
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The commits of one life of an instance, in order, each once.
+struct Chain {
+    commits: Vec<(CommitMeta, Line)>,
+    deleted: bool,
+}
+
+impl Chain {
+    fn of(lines: Vec<Line>) -> Self {
+        let mut by_order = BTreeMap::new();
+        for mut line in lines {
+            if let Some(meta) = line.commit.take() {
+                by_order.insert((meta.epoch, meta.revision), (meta, line));
+            }
+        }
+        let commits: Vec<_> = by_order.into_values().collect();
+        let deleted = commits.last().is_some_and(|(meta, _)| meta.deleted);
+        Self { commits, deleted }
+    }
+
+    fn apply(&mut self, root: &Arc<Root>, id: &InstanceId, uid: Uuid, dir: &Dir) -> Result<()> {
+        let bytes = activate::read_bytes(dir, &Options::default())?;
+        let disk = match bytes.as_deref().map(|bytes| activate::parse(dir, id, bytes)) {
+            Some(Err(e @ Error::NewerFormat { .. })) => return Err(e),
+            Some(Ok(record)) => Some(record),
+            // The log wins over the file: after a power cut a renamed file can be empty.
+            Some(Err(_)) | None => None,
+        };
+        match &disk {
+            // Another instance has the name by now, or somebody put one there.
+            Some(record) if record.uid != uid => return Ok(()),
+            _ => {}
+        }
+        if self.deleted {
+            root.instances.rename(id.as_str(), &root.trash, &layout::trashed(id, uid))?;
+            root.instances.sync()?;
+            return root.trash.sync();
+        }
+        if let Err(reason) = self.check_complete(disk.as_ref()) {
+            return block(root, id, &reason);
+        }
+        let record = match self.last_record() {
+            Ok(Some(record)) => Some(record),
+            Ok(None) => disk.clone(),
+            Err(reason) => return block(root, id, &reason),
+        };
+        let Some(mut record) = record else {
+            return block(root, id, "neither the log nor the directory holds its record");
+        };
+        let Some((last, _)) = self.commits.last() else { return Ok(()) };
+        record.revision = last.revision;
+        record.epoch = last.epoch;
+        record.updated_at = last.at;
+        record.last_event_seq = last.last_event_seq;
+        let stale = disk.as_ref().is_none_or(|disk| (disk.epoch, disk.revision) < (last.epoch, last.revision));
+        let record = if stale { record } else { disk.unwrap_or(record) };
+        let lines: Vec<EventLine> = match self.event_lines() {
+            Ok(lines) => lines,
+            Err(reason) => return block(root, id, &reason),
+        };
+        if let Err(error) = reconcile_events(root, id, dir, &lines) {
+            return match error {
+                Error::Corrupt { reason, .. } => block(root, id, &reason),
+                other => Err(other),
+            };
+        }
+        if stale {
+            write_record(dir, &record)?;
+        }
+        sync_files(dir)
+    }
+
+    /// Every commit between what is on disk and the last one must be there: revisions have no gaps.
+    fn check_complete(&self, disk: Option<&RawRecord>) -> Result<(), String> {
+        let mut known = disk.map(|record| record.revision);
+        for (meta, line) in &self.commits {
+            let follows = known.is_none_or(|known| meta.revision <= known + 1);
+            let founded = known.is_some() || meta.revision == 0 || line.record.is_some();
+            if !follows || !founded {
+                return Err(format!(
+                    "the log lacks what came before revision {}: a part of it is damaged",
+                    meta.revision
+                ));
+            }
+            known = Some(known.map_or(meta.revision, |known| known.max(meta.revision)));
+        }
+        Ok(())
+    }
+
+    /// The last whole record in the log, to which the later commits add no more than events.
+    fn last_record(&self) -> Result<Option<RawRecord>, String> {
+        let Some(raw) = self.commits.iter().rev().find_map(|(_, line)| line.record.as_ref()) else { return Ok(None) };
+        RawRecord::parse(raw.get().as_bytes()).map(Some).map_err(|e| e.to_string())
+    }
+
+    fn event_lines(&self) -> Result<Vec<EventLine>, String> {
+        #[derive(serde::Deserialize)]
+        struct Numbered {
+            seq: u64,
+        }
+        let mut lines: Vec<EventLine> = Vec::new();
+        for raw in self.commits.iter().flat_map(|(_, line)| &line.events) {
+            let Numbered { seq } = serde_json::from_str(raw.get()).map_err(|e| e.to_string())?;
+            // A later epoch that went on from an earlier event replaces what was never acknowledged.
+            lines.truncate(lines.iter().position(|line| line.seq >= seq).unwrap_or(lines.len()));
+            lines.push(EventLine { seq, text: raw.get().into() });
+        }
+        Ok(lines)
+    }
+}
+
+fn write_record(dir: &Dir, record: &RawRecord) -> Result<()> {
+    let bytes = pretty(record)?;
+    atomic::replace(dir, layout::RECORD, &bytes, Sync::Yes)
+}
+
+fn pretty(record: &RawRecord) -> Result<Vec<u8>> {
+    let fail = |e: serde_json::Error| crate::record::json::unserializable("record", &e);
+    // Through a value, so that the state is indented too; but only if that keeps every number.
+    let state: serde_json::Value = serde_json::from_str(record.state.get()).map_err(fail)?;
+    if serde_json::to_string(&state).map_err(fail)? == record.state.get() {
+        return record.clone().with_state(state).pretty().map_err(fail);
+    }
+    record.pretty().map_err(fail)
+}
+
+/// What stands in the files behind the last point that is on disk for sure is a tail: it is compared
+/// with the log, and from the first difference on rewritten from it.
+fn reconcile_events(root: &Root, id: &InstanceId, instance: &Dir, lines: &[EventLine]) -> Result<()> {
+    let Some(first) = lines.first() else { return Ok(()) };
+    let dir = instance.ensure_dir(layout::EVENTS)?;
+    let file = dir.open_or_create_file(layout::EVENT_LOG)?;
+    let begins = events::first_seq(&file)?;
+    let cached = events::read_state(&dir)?.filter(|c| Some(c.segment) == begins);
+    let (mut seq, mut end) = match (cached, begins) {
+        (Some(cached), _) => (cached.durable_seq, cached.durable_offset),
+        (None, Some(begins)) => (begins - 1, 0),
+        // Nothing readable in it: the log must say where it begins.
+        (None, None) => (first.seq - 1, 0),
+    };
+    let segment = begins.unwrap_or(first.seq);
+    let mut in_file = Lines::new(&file, end);
+    let known = seq;
+    let mut wanted = lines.iter().skip_while(|line| line.seq <= known).peekable();
+    while let Some(line) = in_file.next()? {
+        let expected = wanted.peek().filter(|w| w.seq == seq + 1);
+        let intact = match expected {
+            Some(expected) => line.bytes == expected.text.as_bytes(),
+            None => line.event().map(|e| e.seq) == Ok(seq + 1),
+        };
+        if !intact {
+            break;
+        }
+        wanted.next_if(|w| w.seq == seq + 1);
+        seq += 1;
+        end = in_file.offset;
+    }
+    if wanted.peek().is_some_and(|next| next.seq != seq + 1) {
+        return Err(Error::corrupt(
+            file.path(),
+            Some(end),
+            format!("the events between {seq} and {} are missing", first.seq),
+        ));
+    }
+    let len = file.len()?;
+    if len > end {
+        let mut tail = vec![0; usize::try_from(len - end).unwrap_or(usize::MAX)];
+        file.read_at(&mut tail, end)?;
+        quarantine::keep(
+            root,
+            id.as_str(),
+            &dir,
+            layout::EVENT_LOG,
+            &tail,
+            Some(end),
+            "the tail of a write that was cut short",
+        )?;
+        file.set_len(end)?;
+    }
+    let position = Position { last_seq: seq, segment, offset: end, durable_seq: seq, durable_offset: end };
+    let mut writer = EventWriter::at(position, u64::MAX);
+    let rest: Vec<EventLine> = wanted.cloned().collect();
+    writer.append(instance, &rest)?;
+    writer.sync(instance)
+}
+
+/// A process died while this instance was at work: it becomes `interrupted`, under a new epoch,
+/// unless somebody else has taken it up since.
+fn interrupt(root: &Arc<Root>, id: &InstanceId, dead: &BTreeSet<Uuid>) -> Result<bool> {
+    let Some(dir) = claim(root, id, false)? else { return Ok(false) };
+    let Some(bytes) = activate::read_bytes(&dir, &Options::default())? else { return Ok(false) };
+    let Ok(mut record) = activate::parse(&dir, id, &bytes) else { return Ok(false) };
+    if !record.status.is_running() || !dead.contains(&record.writer) || refuse_if_blocked(root, id).is_err() {
+        return Ok(false);
+    }
+    let at = chrono::Utc::now();
+    record.set_status(Status::Interrupted, Some("the process that ran it died".into()), at)?;
+    record.revision += 1;
+    record.epoch += 1;
+    record.updated_at = at;
+    write_record(&dir, &record)?;
+    Ok(true)
+}
+
+/// Takes an instance out of use whose acknowledged commits cannot all be brought back.
+fn block(root: &Root, id: &InstanceId, reason: &str) -> Result<()> {
+    tracing::error!(%id, reason, "an instance cannot be recovered, and is blocked");
+    let text = serde_json::json!({ "instance_id": id, "at": chrono::Utc::now(), "reason": reason }).to_string();
+    atomic::replace(&root.quarantine, &layout::blocked(id), text.as_bytes(), Sync::Yes)
+}
+
+/// Refuses an instance that [`block`] took out of use, until a person removes the file.
+pub(crate) fn refuse_if_blocked(root: &Root, id: &InstanceId) -> Result<()> {
+    let name = layout::blocked(id);
+    if root.quarantine.stat(&name)?.is_none() {
+        return Ok(());
+    }
+    let reason = "a recovery could not bring back all commits of this instance; this file says why: remove it to go on with what is there";
+    Err(Error::corrupt(&root.quarantine.path_of(&name), None, reason))
+}

@@ -1,0 +1,158 @@
+//! One segment of a commit log: writing it, and reading what a dead writer left.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use super::commit::{self, Batch, Header, Line};
+use super::events::Lines;
+use super::lane::Lane;
+use crate::disk::fs::{Dir, FILE_MODE, File};
+use crate::disk::layout;
+use crate::error::{Error, Result};
+use crate::record::InstanceId;
+
+/// A segment that is being written.
+pub(super) struct Segment {
+    pub(super) number: u64,
+    file: File,
+    /// Bytes written.
+    pub(super) len: u64,
+    /// Bytes that are on disk for sure.
+    durable: u64,
+    pub(super) begun: Instant,
+    /// Whose commits are in it.
+    pub(super) covered: Vec<(InstanceId, Weak<Lane>)>,
+}
+
+/// What became of a batch that was not written whole.
+pub(super) enum Failure {
+    /// Its bytes are cut off again, on disk: nothing happened.
+    NotApplied(Error),
+    /// Whether its bytes are on disk cannot be known.
+    Unknown(Error),
+}
+
+impl Segment {
+    /// Makes a segment, on disk with its name.
+    pub(super) fn create(dir: &Dir, header: &Header) -> Result<Self> {
+        let name = layout::journal_segment(header.segment);
+        let line = commit::encode_header(header).map_err(|e| crate::record::json::unserializable("header", &e))?;
+        let mut file = dir.create_file(&name, FILE_MODE)?;
+        let made = file.write_all(&line).and_then(|()| file.sync_all()).and_then(|()| dir.sync());
+        if let Err(error) = made {
+            // Nothing was acknowledged in it, and the number is not used again.
+            let _ = dir.remove_file(&name);
+            return Err(error);
+        }
+        let len = line.len() as u64;
+        Ok(Self { number: header.segment, file, len, durable: len, begun: Instant::now(), covered: Vec::new() })
+    }
+
+    /// The mark that goes before the lines of a batch.
+    pub(super) fn batch_mark(&self) -> Result<Vec<u8>> {
+        commit::encode_batch(Batch { durable: self.durable })
+            .map_err(|e| crate::record::json::unserializable("batch", &e))
+    }
+
+    /// Appends a batch, and makes it durable if asked to.
+    ///
+    /// A failed write is undone: the segment is cut back, and that is made durable, so that torn
+    /// bytes cannot come back after a power cut. A failed fsync is never tried again: the kernel may
+    /// have dropped the pages and say yes the second time.
+    pub(super) fn append(&mut self, bytes: &[u8], durable: bool) -> Result<(), Failure> {
+        if let Err(error) = self.file.write_all_at(bytes, self.len) {
+            let undone = self.file.set_len(self.len).and_then(|()| self.file.sync_all());
+            return Err(match undone {
+                Ok(()) => Failure::NotApplied(error),
+                Err(_) => Failure::Unknown(error),
+            });
+        }
+        if durable {
+            self.file.sync_data().map_err(Failure::Unknown)?;
+            self.durable = self.len + bytes.len() as u64;
+        }
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes everything in it durable: it is full, and the next one is about to be used.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        if self.durable < self.len {
+            self.file.sync_data()?;
+            self.durable = self.len;
+        }
+        Ok(())
+    }
+
+    /// Notes that commits of this lane are in the segment.
+    pub(super) fn cover(&mut self, lane: &Arc<Lane>) {
+        use std::sync::atomic::Ordering::Relaxed;
+        if lane.covered_segment.swap(self.number, Relaxed) != self.number {
+            self.covered.push((lane.id.clone(), Arc::downgrade(lane)));
+        }
+    }
+}
+
+/// What a segment of a dead writer holds.
+#[derive(Default)]
+pub(super) struct Contents {
+    pub(super) header: Option<Header>,
+    /// The commits, in the order in which they were written.
+    pub(super) commits: Vec<Line>,
+    /// Bytes of a write that was cut short: they were never acknowledged.
+    pub(super) torn: Option<Damage>,
+    /// Damage to bytes that were on disk once.
+    pub(super) damaged: Vec<Damage>,
+}
+
+pub(super) struct Damage {
+    pub(super) offset: u64,
+    pub(super) reason: String,
+}
+
+/// Reads a segment. What cannot be read is reported, and what stands behind it is read all the same:
+/// the chain of revisions of each instance shows what it misses.
+pub(super) fn read(file: &File) -> Result<Contents> {
+    let mut contents = Contents::default();
+    let mut bad: Vec<Damage> = Vec::new();
+    // The furthest point that a valid mark states to be durable.
+    let mut durable = 0;
+    let mut lines = Lines::new(file, 0);
+    while let Some(raw) = lines.next()? {
+        match commit::decode(&raw.bytes) {
+            Ok(line) => {
+                if let Some(header) = &line.journal {
+                    if header.format > commit::JOURNAL_FORMAT {
+                        return Err(Error::NewerFormat {
+                            path: file.path().to_owned(),
+                            found: header.format.into(),
+                            supported: commit::JOURNAL_FORMAT.into(),
+                        });
+                    }
+                    contents.header = Some(header.clone());
+                }
+                durable = durable.max(line.batch.map_or(0, |b| b.durable));
+                if line.commit.is_some() {
+                    contents.commits.push(line);
+                }
+            }
+            Err(reason) => bad.push(Damage { offset: raw.offset, reason }),
+        }
+    }
+    if lines.offset < file.len()? {
+        bad.push(Damage { offset: lines.offset, reason: "the last line has no end".into() });
+    }
+    let (damaged, mut torn): (Vec<_>, Vec<_>) = bad.into_iter().partition(|damage| damage.offset < durable);
+    contents.damaged = damaged;
+    contents.torn = if torn.is_empty() { None } else { Some(torn.swap_remove(0)) };
+    Ok(contents)
+}
+
+/// The ids of all instances that are mentioned.
+pub(super) fn ids(contents: &[Contents]) -> BTreeSet<InstanceId> {
+    let running = contents.iter().filter_map(|c| c.header.as_ref()).flat_map(|h| h.running.iter().cloned());
+    let committed =
+        contents.iter().flat_map(|c| &c.commits).filter_map(|line| line.commit.as_ref().map(|c| c.id.clone()));
+    running.chain(committed).collect()
+}

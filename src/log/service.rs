@@ -1,0 +1,364 @@
+//! The commit log as its users see it: submit, flush, close; and what its three threads share.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::commit::Commit;
+use super::feed::Feed;
+use super::journal::Journal;
+use super::lane::Lane;
+use super::{checkpoint, materialise};
+use crate::disk::lock::Writer;
+use crate::disk::root::Root;
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::record::InstanceId;
+
+/// A full segment, waiting for its files to be made durable.
+pub(super) struct Sealed {
+    pub(super) number: u64,
+    pub(super) covered: Vec<(InstanceId, Weak<Lane>)>,
+}
+
+/// What the threads share.
+pub(super) struct Shared {
+    pub(super) root: Arc<Root>,
+    pub(super) options: Options,
+    queue: Mutex<Queue>,
+    queue_filled: Condvar,
+    dirty: Mutex<Dirty>,
+    dirty_filled: Condvar,
+    sealed: Mutex<SealedQueue>,
+    sealed_changed: Condvar,
+    pub(super) poisoned: Mutex<Option<Arc<Error>>>,
+    pub(super) queued_bytes: AtomicUsize,
+    pub(super) commits: AtomicU64,
+    pub(super) batches: AtomicU64,
+    pub(super) materialise_failures: AtomicU64,
+    pub(super) checkpoints: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    commits: Vec<Commit>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Dirty {
+    lanes: Vec<Arc<Lane>>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct SealedQueue {
+    segments: VecDeque<Sealed>,
+    /// A checkpoint failed: segments are kept until the store is opened again.
+    stalled: Option<Arc<Error>>,
+    closed: bool,
+}
+
+/// A snapshot of the log's counters.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LogStats {
+    pub(crate) commits: u64,
+    pub(crate) batches: u64,
+    pub(crate) queued_bytes: usize,
+    pub(crate) dirty: usize,
+    pub(crate) materialise_failures: u64,
+    pub(crate) checkpoints: u64,
+    pub(crate) segments_waiting: usize,
+    pub(crate) checkpoint_stalled: bool,
+    pub(crate) poisoned: bool,
+}
+
+/// A handle on the running log.
+pub(crate) struct Log {
+    shared: Arc<Shared>,
+    threads: Mutex<Option<Threads>>,
+    feeds: Mutex<HashMap<InstanceId, Weak<Feed>>>,
+    writer_id: uuid::Uuid,
+    writer: Mutex<Option<Arc<Writer>>>,
+}
+
+struct Threads {
+    journal: JoinHandle<()>,
+    materialiser: JoinHandle<()>,
+    checkpointer: JoinHandle<()>,
+}
+
+impl Log {
+    /// Starts the threads.
+    pub(crate) fn start(root: Arc<Root>, writer: Writer, options: Options) -> Result<Self> {
+        let writer = Arc::new(writer);
+        let shared = Arc::new(Shared {
+            root,
+            options,
+            queue: Mutex::default(),
+            queue_filled: Condvar::new(),
+            dirty: Mutex::default(),
+            dirty_filled: Condvar::new(),
+            sealed: Mutex::default(),
+            sealed_changed: Condvar::new(),
+            poisoned: Mutex::default(),
+            queued_bytes: AtomicUsize::new(0),
+            commits: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            materialise_failures: AtomicU64::new(0),
+            checkpoints: AtomicU64::new(0),
+        });
+        let journal = Journal::new(Arc::clone(&shared), Arc::clone(&writer));
+        let threads = Threads {
+            journal: spawn(&shared, "fiefdom-journal", move || journal.run())?,
+            materialiser: spawn(&shared, "fiefdom-files", {
+                let shared = Arc::clone(&shared);
+                move || materialise::run(&shared)
+            })?,
+            checkpointer: spawn(&shared, "fiefdom-checkpoint", {
+                let (shared, writer) = (Arc::clone(&shared), Arc::clone(&writer));
+                move || checkpoint::run(&shared, &writer)
+            })?,
+        };
+        let writer_id = writer.id;
+        Ok(Self {
+            shared,
+            threads: Mutex::new(Some(threads)),
+            feeds: Mutex::default(),
+            writer_id,
+            writer: Mutex::new(Some(writer)),
+        })
+    }
+
+    pub(crate) fn writer_id(&self) -> uuid::Uuid {
+        self.writer_id
+    }
+
+    /// Queues a commit. `done` in it is called exactly once, unless this returns an error.
+    pub(crate) fn submit(&self, commit: Commit) -> Result<()> {
+        let limit = self.shared.options.queued_bytes;
+        if let Some(reason) = self.shared.poison() {
+            return Err(Error::Poisoned { reason });
+        }
+        let bytes = commit.line.len();
+        if self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel) > limit {
+            self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            return Err(Error::Overloaded { what: "bytes of commits waiting for the log", limit: limit as u64 });
+        }
+        let mut queue = lock(&self.shared.queue);
+        if queue.closed {
+            return Err(Error::Closed);
+        }
+        queue.commits.push(commit);
+        let first = queue.commits.len() == 1;
+        drop(queue);
+        if first {
+            self.shared.queue_filled.notify_one();
+        }
+        Ok(())
+    }
+
+    /// What the followers of an instance share.
+    pub(crate) fn feed(&self, id: &InstanceId) -> Arc<Feed> {
+        let mut feeds = lock(&self.feeds);
+        if let Some(feed) = feeds.get(id).and_then(Weak::upgrade) {
+            return feed;
+        }
+        // Entries of feeds that nobody holds any more go when the map would grow.
+        if feeds.len() == feeds.capacity() {
+            feeds.retain(|_, feed| feed.strong_count() > 0);
+        }
+        let feed = Arc::new(Feed::new());
+        feeds.insert(id.clone(), Arc::downgrade(&feed));
+        feed
+    }
+
+    /// Brings every file up to the last commit that was acknowledged. Blocks.
+    pub(crate) fn flush(&self) -> Result<()> {
+        materialise::pass(&self.shared)
+    }
+
+    pub(crate) fn stats(&self) -> LogStats {
+        let sealed = lock(&self.shared.sealed);
+        LogStats {
+            commits: self.shared.commits.load(Ordering::Relaxed),
+            batches: self.shared.batches.load(Ordering::Relaxed),
+            queued_bytes: self.shared.queued_bytes.load(Ordering::Relaxed),
+            dirty: lock(&self.shared.dirty).lanes.len(),
+            materialise_failures: self.shared.materialise_failures.load(Ordering::Relaxed),
+            checkpoints: self.shared.checkpoints.load(Ordering::Relaxed),
+            segments_waiting: sealed.segments.len(),
+            checkpoint_stalled: sealed.stalled.is_some(),
+            poisoned: self.shared.poison().is_some(),
+        }
+    }
+
+    /// Finishes everything that was submitted, brings the files up to date, makes them durable,
+    /// and removes the log. Blocks. What could not be finished stays for recovery.
+    pub(crate) fn close(&self) -> Result<()> {
+        let Some(threads) = lock(&self.threads).take() else { return Ok(()) };
+        self.stop();
+        let join = |handle: JoinHandle<()>| handle.join().is_ok();
+        let journal = join(threads.journal);
+        let flushed = materialise::pass(&self.shared);
+        self.shared.close_dirty();
+        let materialiser = join(threads.materialiser);
+        self.shared.close_sealed();
+        let checkpointer = join(threads.checkpointer);
+        if !(journal && materialiser && checkpointer) {
+            tracing::error!("a thread of the commit log panicked; the next opening recovers");
+            return Err(Error::Closed);
+        }
+        if let Some(reason) = self.shared.poison() {
+            return Err(Error::Poisoned { reason });
+        }
+        flushed?;
+        let sealed = lock(&self.shared.sealed);
+        if let Some(stalled) = &sealed.stalled {
+            return Err(Error::clone(stalled));
+        }
+        drop(sealed);
+        // Everything is in files that are on disk: nobody needs to recover this writer.
+        match lock(&self.writer).take().and_then(Arc::into_inner) {
+            Some(writer) => writer.retire(&self.shared.root),
+            None => Ok(()),
+        }
+    }
+
+    fn stop(&self) {
+        lock(&self.shared.queue).closed = true;
+        self.shared.queue_filled.notify_all();
+    }
+}
+
+fn spawn(shared: &Arc<Shared>, name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|e| Error::io("start a thread for", shared.root.top.path(), e))
+}
+
+/// No panic while one of these is held leaves it half changed: each change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Everything that is queued, as soon as there is something; empty after `patience`; `None`
+    /// when the queue is closed and empty.
+    pub(super) fn next_batch(&self, patience: Duration) -> Option<Vec<Commit>> {
+        let queue = lock(&self.queue);
+        let (mut queue, _) = self
+            .queue_filled
+            .wait_timeout_while(queue, patience, |q| q.commits.is_empty() && !q.closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        if queue.commits.is_empty() && queue.closed {
+            return None;
+        }
+        Some(std::mem::take(&mut queue.commits))
+    }
+
+    /// Tells the materialiser about lanes that have something pending.
+    pub(super) fn add_dirty(&self, lanes: Vec<Arc<Lane>>) {
+        if lanes.is_empty() {
+            return;
+        }
+        let mut dirty = lock(&self.dirty);
+        let first = dirty.lanes.is_empty();
+        dirty.lanes.extend(lanes);
+        drop(dirty);
+        if first {
+            self.dirty_filled.notify_one();
+        }
+    }
+
+    /// Waits until a lane has something pending; `false` when the log is closed.
+    pub(super) fn wait_for_dirty(&self) -> bool {
+        let dirty = lock(&self.dirty);
+        let dirty = self
+            .dirty_filled
+            .wait_while(dirty, |d| d.lanes.is_empty() && !d.closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        !dirty.closed
+    }
+
+    /// Waits, but not when the log is being closed.
+    pub(super) fn pause_materialiser(&self, pause: Duration) {
+        let dirty = lock(&self.dirty);
+        drop(self.dirty_filled.wait_timeout_while(dirty, pause, |d| !d.closed));
+    }
+
+    pub(super) fn take_dirty(&self) -> Vec<Arc<Lane>> {
+        std::mem::take(&mut lock(&self.dirty).lanes)
+    }
+
+    fn close_dirty(&self) {
+        lock(&self.dirty).closed = true;
+        self.dirty_filled.notify_all();
+    }
+
+    /// Hands a full segment to the checkpointer.
+    pub(super) fn add_sealed(&self, number: u64, covered: Vec<(InstanceId, Weak<Lane>)>) {
+        lock(&self.sealed).segments.push_back(Sealed { number, covered });
+        self.sealed_changed.notify_all();
+    }
+
+    /// The oldest full segment, which stays in the queue until it is gone; `None` when the log is
+    /// closed, and every segment is gone or must be kept.
+    pub(super) fn next_sealed(&self) -> Option<Sealed> {
+        let sealed = lock(&self.sealed);
+        let idle = |s: &mut SealedQueue| !s.closed && (s.segments.is_empty() || s.stalled.is_some());
+        let mut sealed = self.sealed_changed.wait_while(sealed, idle).unwrap_or_else(PoisonError::into_inner);
+        if sealed.stalled.is_some() {
+            return None;
+        }
+        let next = sealed.segments.front_mut()?;
+        Some(Sealed { number: next.number, covered: std::mem::take(&mut next.covered) })
+    }
+
+    /// The oldest full segment is gone.
+    pub(super) fn sealed_done(&self) {
+        lock(&self.sealed).segments.pop_front();
+        self.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.sealed_changed.notify_all();
+    }
+
+    /// The oldest full segment could not be replaced by durable files.
+    pub(super) fn sealed_failed(&self, error: Error) {
+        tracing::error!(%error, "a checkpoint failed: the commit log is kept until the store is opened again");
+        lock(&self.sealed).stalled.get_or_insert(Arc::new(error));
+        self.sealed_changed.notify_all();
+    }
+
+    /// Holds commits back while too many full segments wait.
+    pub(super) fn wait_for_checkpoints(&self) -> Result<()> {
+        let limit = self.options.log_segments;
+        let full = |s: &mut SealedQueue| s.segments.len() >= limit && s.stalled.is_none();
+        let sealed = self.sealed_changed.wait_while(lock(&self.sealed), full).unwrap_or_else(PoisonError::into_inner);
+        match &sealed.stalled {
+            Some(error) if sealed.segments.len() >= limit => Err(Error::clone(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn close_sealed(&self) {
+        lock(&self.sealed).closed = true;
+        self.sealed_changed.notify_all();
+    }
+}
+
+impl Drop for Log {
+    /// Without [`Log::close`] the threads finish what was submitted and end by themselves; the log
+    /// stays on disk, and the next opening recovers it.
+    fn drop(&mut self) {
+        self.stop();
+        self.shared.close_dirty();
+        if lock(&self.threads).is_some() {
+            let error = Error::Closed;
+            lock(&self.shared.sealed).stalled.get_or_insert(Arc::new(error));
+            self.shared.close_sealed();
+        }
+    }
+}

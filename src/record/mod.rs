@@ -1,0 +1,17 @@
+//! The documents of an instance, as values: ids, status, record, events.
+//!
+//! Pure: nothing here touches a disk, a clock that matters, or a runtime.
+
+mod event;
+mod id;
+pub(crate) mod json;
+mod meta;
+mod status;
+mod strict;
+
+pub use event::Event;
+pub(crate) use event::{EventDraft, EventLine};
+pub use id::InstanceId;
+pub use meta::Record;
+pub(crate) use meta::{Document, FORMAT, RawRecord};
+pub use status::Status;

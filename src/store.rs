@@ -1,0 +1,314 @@
+//! The front door.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorRef};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::actors::factory::{Factory, FactoryMsg, Reply};
+use crate::blocking;
+use crate::engine::{self, Engine};
+use crate::error::{Error, Result};
+use crate::instance::{InstanceRef, Session};
+use crate::kind::{Instance, NewInstance};
+use crate::options::Options;
+use crate::record::{InstanceId, Record, Status};
+use crate::root::DataRoot;
+use crate::view::{Filter, Listing, View};
+
+/// An open root, seen as a store of one kind of instance. Cheap to clone.
+///
+/// One process opens a root once, and takes stores of other kinds from the first with
+/// [`Store::of_kind`]: they share the commit log and the limits. Any number of processes may have
+/// the same root open.
+///
+/// Call [`Store::shutdown`] at the end. Without it nothing acknowledged is lost, but the files may
+/// lag behind the log until the next opening recovers it.
+///
+/// ```
+/// use fiefdom::{NewInstance, Store, Untyped};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path();
+/// let store = Store::open(path, Untyped).await?;
+/// let session = store.create(NewInstance::with_id("hello".parse()?)).await?;
+/// session.update(|state| state["greeting"] = "hi".into()).await?;
+/// store.shutdown().await?;
+/// assert!(path.join("instances/hello/instance.json").exists());
+/// # Ok(()) }
+/// ```
+pub struct Store<I: Instance> {
+    engine: Arc<Engine>,
+    kind: Arc<I>,
+    factory: Arc<FactoryHandle<I>>,
+}
+
+impl<I: Instance> Clone for Store<I> {
+    fn clone(&self) -> Self {
+        Self { engine: Arc::clone(&self.engine), kind: Arc::clone(&self.kind), factory: Arc::clone(&self.factory) }
+    }
+}
+
+impl<I: Instance> std::fmt::Debug for Store<I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("kind", &I::KIND)
+            .field("root", &self.engine.ground.root.top.path())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a store is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Instances that are live, or on their way in or out.
+    pub live_instances: usize,
+    /// Operations under way.
+    pub queued: usize,
+    /// Bytes of commits that wait for the log.
+    pub queued_bytes: usize,
+    /// Commits that are durable, since the store was opened.
+    pub commits: u64,
+    /// Batches in which they became durable.
+    pub batches: u64,
+    /// Instances whose files lag behind their commits.
+    pub files_behind: usize,
+    /// Attempts to write files that failed, since the store was opened. They are tried again.
+    pub file_failures: u64,
+    /// Segments of the log that were replaced by durable files.
+    pub checkpoints: u64,
+    /// Full segments that wait for that.
+    pub log_segments: usize,
+    /// A checkpoint failed: the log is kept until the store is opened again.
+    pub checkpoint_stalled: bool,
+    /// The log failed: the store takes no more writes until it is opened again.
+    pub poisoned: bool,
+}
+
+impl<I: Instance> Store<I> {
+    /// Opens a root, making it if it is missing, and recovers what dead processes left in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Root`] when the path cannot be a root (it is a file, or on a network file system),
+    /// [`Error::NewerFormat`], [`Error::Corrupt`], [`Error::Io`].
+    ///
+    /// When the future is dropped the root may have been made; nothing else is changed.
+    pub async fn open(root: impl Into<DataRoot>, kind: I) -> Result<Self> {
+        Self::open_with(root, kind, Options::default()).await
+    }
+
+    /// [`Store::open`] with settings.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::open`].
+    pub async fn open_with(root: impl Into<DataRoot>, kind: I, options: Options) -> Result<Self> {
+        let engine = Engine::open(root.into(), options).await?;
+        Self::on(engine, kind).await
+    }
+
+    async fn on(engine: Arc<Engine>, kind: I) -> Result<Self> {
+        let kind = Arc::new(kind);
+        let (factory, _) =
+            Actor::spawn(None, Factory { kind: Arc::clone(&kind) }, ()).await.map_err(|_| Error::Closed)?;
+        Ok(Self { engine, kind, factory: Arc::new(FactoryHandle(factory)) })
+    }
+
+    /// The same open root as a store of another kind.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub async fn of_kind<J: Instance>(&self, kind: J) -> Result<Store<J>> {
+        Store::on(Arc::clone(&self.engine), kind).await
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> &Arc<I> {
+        &self.kind
+    }
+
+    /// What is prepared once for all sessions; made now if it was not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Prepare`]; the next call tries again.
+    pub async fn prepared(&self) -> Result<Arc<I::Prepared>> {
+        self.factory.call(FactoryMsg::Get).await
+    }
+
+    /// Prepares anew. New sessions get the new value; old ones keep theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Prepare`]; the old value stays then.
+    pub async fn refresh(&self) -> Result<Arc<I::Prepared>> {
+        self.factory.call(FactoryMsg::Refresh).await
+    }
+
+    /// Makes a new instance, durably, in the status `pending`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyExists`]; [`Error::Prepare`]; [`Error::Rejected`] with what
+    /// [`Instance::initial`] said; [`Error::TooLarge`] and [`Error::Unserializable`];
+    /// [`Error::NotApplied`] and [`Error::Unknown`] when the disk fails. Unless it is `Unknown`,
+    /// nothing was made.
+    pub async fn create(&self, new: NewInstance) -> Result<Session<I>> {
+        Record::<I::State>::check_tags(&new.tags)?;
+        let prepared = self.prepared().await?;
+        let initial = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.kind.initial(&prepared, &new)));
+        let initial = initial.unwrap_or_else(|_| Err("initial() panicked".into()));
+        let state = initial.map_err(Error::rejected)?;
+        let at = chrono::Utc::now();
+        let id = new.id.unwrap_or_else(InstanceId::generate);
+        let kind = new.kind.unwrap_or_else(|| I::KIND.to_owned());
+        if !I::accepts(&kind) {
+            return Err(Error::KindMismatch { id, expected: I::KIND, found: kind });
+        }
+        let record = Record {
+            id: id.clone(),
+            uid: Uuid::new_v4(),
+            kind,
+            name: new.name,
+            status: Status::Pending,
+            status_reason: None,
+            created_at: at,
+            updated_at: at,
+            started_at: None,
+            ended_at: None,
+            revision: 0,
+            epoch: 0,
+            writer: Uuid::nil(),
+            attempt: 0,
+            tags: new.tags,
+            pinned: new.pinned,
+            last_event_seq: 0,
+            schema_version: I::SCHEMA_VERSION,
+            state: Arc::new(state),
+            unknown: std::collections::BTreeMap::new(),
+        };
+        let live = self.engine.create::<I>(record).await?;
+        Ok(Session::new(InstanceRef::new(id, Arc::clone(&self.engine), Some(&live)), prepared))
+    }
+
+    /// A handle on an instance, which is brought to life to see that it is there and usable.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`InstanceRef`].
+    pub async fn get(&self, id: &InstanceId) -> Result<InstanceRef<I>> {
+        let instance = InstanceRef::new(id.clone(), Arc::clone(&self.engine), None);
+        instance.admitted().await?;
+        Ok(instance)
+    }
+
+    /// [`Store::get`], with the prepared value beside it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`InstanceRef`], and [`Error::Prepare`].
+    pub async fn session(&self, id: &InstanceId) -> Result<Session<I>> {
+        let prepared = self.prepared().await?;
+        Ok(Session::new(self.get(id).await?, prepared))
+    }
+
+    /// Deletes an instance with all its files. Work that is under way in it is finished first;
+    /// what comes later finds no such instance.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`InstanceRef`] and [`Error::NotApplied`]: the instance lives on. [`Error::Io`]
+    /// after that: the instance is deleted, and some of its files are still in the trash.
+    pub async fn delete(&self, id: &InstanceId) -> Result<()> {
+        self.engine.delete::<I>(id).await
+    }
+
+    /// The records of the instances of this kind that match, newest first. Every file is brought
+    /// up to date before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]. A record that cannot be read is not an error: it is in [`Listing::damaged`].
+    pub async fn list(&self, filter: Filter) -> Result<Listing<I::State>> {
+        self.flush().await?;
+        let view = self.view();
+        blocking::run(move || {
+            view.list_where(&filter, |raw| I::accepts(&raw.kind).then(|| engine::typed::<I>(raw)).transpose())
+        })
+        .await
+    }
+
+    /// The root, to read it without locks.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View::on(Arc::clone(&self.engine.ground.root))
+    }
+
+    /// Brings the files of every instance up to its last commit.
+    ///
+    /// # Errors
+    ///
+    /// The first failure; what could not be written is tried again.
+    pub async fn flush(&self) -> Result<()> {
+        let ground = Arc::clone(&self.engine.ground);
+        blocking::run(move || ground.log.flush()).await
+    }
+
+    /// How the store is doing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] after [`Store::shutdown`].
+    pub async fn stats(&self) -> Result<Stats> {
+        let log = self.engine.ground.log.stats();
+        Ok(Stats {
+            live_instances: self.engine.live_count().await?,
+            queued: self.engine.queued(),
+            queued_bytes: log.queued_bytes,
+            commits: log.commits,
+            batches: log.batches,
+            files_behind: log.dirty,
+            file_failures: log.materialise_failures,
+            checkpoints: log.checkpoints,
+            log_segments: log.segments_waiting,
+            checkpoint_stalled: log.checkpoint_stalled,
+            poisoned: log.poisoned,
+        })
+    }
+
+    /// Finishes what is under way, lets every instance go, makes every file durable, and removes
+    /// the commit log. Stores of other kinds on the same root are shut down with it.
+    ///
+    /// # Errors
+    ///
+    /// The first failure. Nothing acknowledged is lost then: the log stays, and the next opening
+    /// recovers it. The same holds when the future is dropped.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.engine.shutdown().await
+    }
+}
+
+/// Stops the factory with its last store.
+struct FactoryHandle<I: Instance>(ActorRef<FactoryMsg<I>>);
+
+impl<I: Instance> FactoryHandle<I> {
+    /// The one place that turns the framework's errors into ours.
+    async fn call(&self, message: impl FnOnce(Reply<I>) -> FactoryMsg<I>) -> Result<Arc<I::Prepared>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.cast(message(reply.into())).map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+}
+
+impl<I: Instance> Drop for FactoryHandle<I> {
+    fn drop(&mut self) {
+        self.0.stop(None);
+    }
+}

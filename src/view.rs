@@ -1,0 +1,217 @@
+//! Reading a root without locks, without waking anything, while others write.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::Stream;
+use serde_json::Value;
+
+use crate::disk::layout;
+use crate::disk::root::Root;
+use crate::error::{Error, Result};
+use crate::follow;
+use crate::log::activate;
+use crate::log::events::EventReader;
+use crate::log::feed::Feed;
+use crate::log::recover;
+use crate::options::Options;
+use crate::record::{Event, InstanceId, RawRecord, Record, Status};
+use crate::root::DataRoot;
+
+/// Reads a root. Its functions block: call them from a thread that may, or from a tool.
+///
+/// What it sees is whole and durable, and at most 100 ms (by default) behind the owner of an
+/// instance, while the owner's disk keeps up.
+#[derive(Clone, Debug)]
+pub struct View {
+    root: Option<Arc<Root>>,
+    path: PathBuf,
+}
+
+/// Which instances to list. The default is all.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Filter {
+    /// Only in one of these statuses; empty for any.
+    pub statuses: Vec<Status>,
+    /// Only with all of these tags.
+    pub tags: BTreeMap<String, String>,
+    /// Only of this kind.
+    pub kind: Option<String>,
+    /// At most so many.
+    pub limit: Option<usize>,
+}
+
+impl Filter {
+    fn accepts<S>(&self, record: &Record<S>) -> bool {
+        (self.statuses.is_empty() || self.statuses.contains(&record.status))
+            && self.kind.as_ref().is_none_or(|kind| *kind == record.kind)
+            && self.tags.iter().all(|(key, value)| record.tags.get(key) == Some(value))
+    }
+}
+
+/// What a listing found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Listing<S> {
+    /// The records, newest first.
+    pub records: Vec<Record<S>>,
+    /// What is wrong with those that could not be read.
+    pub damaged: Vec<(InstanceId, Error)>,
+}
+
+/// What opening a root for reading found to recover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Waiting {
+    /// Nothing: what is read is complete.
+    Nothing,
+    /// A dead process left commits behind, and they were recovered.
+    Recovered,
+    /// A dead process left commits behind, and they could not be recovered now: what is read may
+    /// lag behind them.
+    DeadWriter,
+}
+
+impl View {
+    /// Opens a root for reading. One that does not exist reads as empty.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Root`], [`Error::NewerFormat`], [`Error::Corrupt`], [`Error::Io`].
+    pub fn open(root: impl Into<DataRoot>) -> Result<Self> {
+        let root = root.into();
+        Ok(Self { root: Root::open_existing(root.path())?.map(Arc::new), path: root.path().to_owned() })
+    }
+
+    pub(crate) fn on(root: Arc<Root>) -> Self {
+        let path = root.top.path().to_owned();
+        Self { root: Some(root), path }
+    }
+
+    /// Recovers what dead processes left, if that is possible at once.
+    #[must_use]
+    pub fn recover(&self) -> Waiting {
+        let Some(root) = &self.root else { return Waiting::Nothing };
+        match recover::try_recover(root) {
+            Ok(Some(recovered)) if recovered.writers == 0 => Waiting::Nothing,
+            Ok(Some(_)) => Waiting::Recovered,
+            Ok(None) => Waiting::Nothing,
+            Err(error) => {
+                tracing::debug!(%error, "what dead writers left could not be recovered");
+                Waiting::DeadWriter
+            }
+        }
+    }
+
+    fn not_found(&self, id: &InstanceId) -> Error {
+        Error::NotFound { id: id.clone(), root: self.path.join(layout::INSTANCES) }
+    }
+
+    /// The path of the root.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of an instance, whether it exists or not.
+    #[must_use]
+    pub fn instance_path(&self, id: &InstanceId) -> PathBuf {
+        self.path.join(layout::INSTANCES).join(id.as_str())
+    }
+
+    /// The paths of what a job prints: standard output, standard error.
+    #[must_use]
+    pub fn log_paths(&self, id: &InstanceId) -> [PathBuf; 2] {
+        let logs = self.instance_path(id).join(layout::LOGS);
+        [logs.join(layout::STDOUT), logs.join(layout::STDERR)]
+    }
+
+    fn raw(&self, id: &InstanceId) -> Result<RawRecord> {
+        let root = self.root.as_ref().ok_or_else(|| self.not_found(id))?;
+        let dir = root.instances.open_dir(id.as_str())?.ok_or_else(|| self.not_found(id))?;
+        let bytes = activate::read_bytes(&dir, &Options::default())?.ok_or_else(|| self.not_found(id))?;
+        activate::parse(&dir, id, &bytes)
+    }
+
+    /// The record of an instance.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Corrupt`], [`Error::NewerFormat`], [`Error::Io`].
+    pub fn record(&self, id: &InstanceId) -> Result<Record<Value>> {
+        let raw = self.raw(id)?;
+        let path = self.instance_path(id).join(layout::RECORD);
+        raw.typed().map_err(|e| Error::corrupt(&path, None, e))
+    }
+
+    /// The records of the instances that match, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]. A record that cannot be read is not an error: it is in [`Listing::damaged`].
+    pub fn list(&self, filter: &Filter) -> Result<Listing<Value>> {
+        let schema = |e: serde_json::Error| Error::InvalidInput { what: "state", reason: e.to_string() };
+        self.list_where(filter, |raw| raw.typed().map(Some).map_err(schema))
+    }
+
+    pub(crate) fn list_where<S>(
+        &self,
+        filter: &Filter,
+        parse: impl Fn(RawRecord) -> Result<Option<Record<S>>>,
+    ) -> Result<Listing<S>> {
+        let mut listing = Listing { records: Vec::new(), damaged: Vec::new() };
+        let Some(root) = &self.root else { return Ok(listing) };
+        let mut found: Vec<RawRecord> = Vec::new();
+        for name in root.instances.names()? {
+            // What is not ours has no place in the list.
+            let Ok(id) = InstanceId::new(&name) else { continue };
+            match self.raw(&id) {
+                Ok(raw) if filter.accepts(&raw) => found.push(raw),
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(error) => listing.damaged.push((id, error)),
+            }
+        }
+        found.sort_unstable_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+        for raw in found {
+            if filter.limit.is_some_and(|limit| listing.records.len() >= limit) {
+                break;
+            }
+            let id = raw.id.clone();
+            match parse(raw) {
+                Ok(record) => listing.records.extend(record),
+                Err(error) => listing.damaged.push((id, error)),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// The events of an instance from `from_seq` on that are there now, about 256 KiB of them at
+    /// most. Ask again from the last `seq` plus one until there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Corrupt`], [`Error::Io`].
+    pub fn events(&self, id: &InstanceId, from_seq: u64) -> Result<Vec<Event>> {
+        let root = self.root.as_ref().ok_or_else(|| self.not_found(id))?;
+        let dir = root.instances.open_dir(id.as_str())?.ok_or_else(|| self.not_found(id))?;
+        EventReader::new(from_seq).read(&dir)
+    }
+
+    /// The events from `from_seq` on, and every new one, until it is dropped. The files are looked
+    /// at every 100 ms. This one does not block.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the root does not exist. An item is an error when a file cannot be
+    /// read or is damaged; the stream ends after it.
+    pub fn follow(
+        &self,
+        id: &InstanceId,
+        from_seq: u64,
+    ) -> Result<impl Stream<Item = Result<Event>> + Send + Unpin + use<>> {
+        let root = self.root.as_ref().ok_or_else(|| self.not_found(id))?;
+        Ok(follow::stream(Arc::clone(root), id.clone(), from_seq, Arc::new(Feed::new())))
+    }
+}
