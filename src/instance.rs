@@ -301,6 +301,31 @@ impl<I: Instance> InstanceRef<I> {
         Ok(KeepAwake { _hold: hold })
     }
 
+    /// Asks whoever works on the instance in this process to stop: [`InstanceRef::cancelled`] comes
+    /// true for them. It is for them to act on it. The request is not durable: it is forgotten when
+    /// the instance is let go.
+    ///
+    /// # Errors
+    ///
+    /// When the instance cannot be brought to life: see [`InstanceRef`].
+    pub async fn cancel(&self) -> Result<()> {
+        let (live, _permit) = self.admitted().await?;
+        live.core.cancel.cancel();
+        Ok(())
+    }
+
+    /// Waits until somebody calls [`InstanceRef::cancel`], and keeps the instance awake meanwhile.
+    /// When the instance cannot be brought to life it waits for ever. Cancel safe.
+    pub async fn cancelled(&self) {
+        if let Ok((live, permit)) = self.admitted().await
+            && let Some(_hold) = live.core.admission.hold()
+        {
+            drop(permit);
+            return live.core.cancel.cancelled().await;
+        }
+        std::future::pending().await
+    }
+
     /// The path of a directory of the instance, made if it is missing (mode 0700).
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod follow;
 mod instance;
+pub mod jobs;
 mod kind;
 mod log;
 mod options;

@@ -121,6 +121,12 @@ impl View {
         self.path.join(layout::INSTANCES).join(id.as_str())
     }
 
+    /// The path of the record of an instance, whether it exists or not.
+    #[must_use]
+    pub fn record_path(&self, id: &InstanceId) -> PathBuf {
+        self.instance_path(id).join(layout::RECORD)
+    }
+
     /// The paths of what a job prints: standard output, standard error.
     #[must_use]
     pub fn log_paths(&self, id: &InstanceId) -> [PathBuf; 2] {

@@ -22,6 +22,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Permit};
 use super::factory::panic_message;
@@ -66,6 +67,8 @@ pub(crate) struct Core<S> {
     published: Mutex<Arc<Record<S>>>,
     pub(crate) stamp: Stamp,
     durability: Durability,
+    /// Set when somebody asks whoever works on the instance to stop.
+    pub(crate) cancel: CancellationToken,
 }
 
 impl<S> Core<S> {
@@ -76,7 +79,7 @@ impl<S> Core<S> {
         stamp: Stamp,
         durability: Durability,
     ) -> Arc<Self> {
-        Arc::new(Self { lane, admission, published: Mutex::new(Arc::new(record)), stamp, durability })
+        Arc::new(Self { lane, admission, published: Mutex::new(Arc::new(record)), stamp, durability, cancel: CancellationToken::new() })
     }
 
     /// The last durable record.

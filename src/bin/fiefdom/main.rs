@@ -1,1 +1,60 @@
-fn main() {}
+//! `fiefdom`: run jobs as instances, and look at what there is.
+//!
+//! Everything here goes through the library's public interface.
+
+mod args;
+mod edit;
+mod failure;
+mod inspect;
+mod output;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::filter::LevelFilter;
+
+use args::{Args, Command};
+use failure::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let level = [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE][usize::from(args.verbose.min(3))];
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).compact().init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("fiefdom: could not start: {error}");
+            return ExitCode::from(failure::STORE);
+        }
+    };
+    let outcome = runtime.block_on(dispatch(args));
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        // Whoever reads our output has enough of it.
+        Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("fiefdom: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// Runs one command; the number is its exit code.
+async fn dispatch(args: Args) -> Result<u8, Failure> {
+    let root = args.data_root()?;
+    let out = Output::new(args.json);
+    match args.command {
+        Command::Run(command) => run::run(root, out, command).await,
+        Command::Resume(command) => run::resume(root, out, command).await,
+        Command::Create(command) => edit::create(root, out, command).await,
+        Command::Update(command) => edit::update(root, out, command).await,
+        Command::Append(command) => edit::append(root, out, command).await,
+        Command::Rm(command) => edit::remove(root, out, command).await,
+        Command::Ls(command) => inspect::list(root, out, &command),
+        Command::Show(command) => inspect::show(root, out, &command),
+        Command::Events(command) => inspect::events(root, out, command).await,
+        Command::Logs(command) => inspect::logs(root, out, &command).await,
+    }
+}

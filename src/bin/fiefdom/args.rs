@@ -1,0 +1,269 @@
+//! The command line: what can be said.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use fiefdom::{DataRoot, InstanceId, Status};
+
+use crate::failure::Failure;
+
+/// The variable that names the data root.
+const ROOT_VARIABLE: &str = "FIEFDOM_DATA_DIR";
+
+/// One actor, one directory and one writer for every long-lived thing.
+///
+/// Every instance is a directory of plain files under <root>/instances.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    /// Where the instances live [default: $FIEFDOM_DATA_DIR, else ~/.fiefdom]
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Print JSON on standard output, one document (or one per line), and nothing else
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say more on standard error (-vv: even more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 a job failed, 2 wrong usage or input, 3 no such instance, \
+4 in use by another process, 5 the store failed, 130 interrupted";
+
+impl Args {
+    pub(crate) fn data_root(&self) -> Result<DataRoot, Failure> {
+        match &self.root {
+            Some(path) if path.as_os_str().is_empty() => Err(Failure::Usage("--root is empty; name a directory".into())),
+            Some(path) => Ok(DataRoot::at(path)),
+            None => Ok(DataRoot::from_env(ROOT_VARIABLE, ".fiefdom")?),
+        }
+    }
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run a file of jobs, one instance per line
+    #[command(after_help = RUN_HELP)]
+    Run(Run),
+    /// Go on with a batch: run what has not succeeded
+    Resume(Resume),
+    /// List instances, newest first
+    #[command(after_help = "Example: fiefdom ls --status failed --tag batch=nightly --limit 20")]
+    Ls(Ls),
+    /// Show one instance
+    Show(Show),
+    /// Show the events of an instance
+    #[command(after_help = "Example: fiefdom events build-42 -f --from 100")]
+    Events(Events),
+    /// Show what a job printed
+    Logs(Logs),
+    /// Make an instance
+    #[command(after_help = r#"Example: fiefdom create build-42 --name nightly --tag branch=main --state '{"step":0}'"#)]
+    Create(Create),
+    /// Change the state of an instance, and its status
+    #[command(after_help = r#"Example: fiefdom update build-42 --merge '{"step":1,"old":null}' --status running"#)]
+    Update(Update),
+    /// Append an event to an instance
+    #[command(after_help = r#"Example: fiefdom append build-42 step.done '{"step":1}'"#)]
+    Append(Append),
+    /// Delete instances with all their files
+    Rm(Rm),
+}
+
+const RUN_HELP: &str = r#"A line of FILE is a shell command, or a JSON object:
+  {"id":"fetch-1","cmd":"curl -fsS $URL -o page","env":{"URL":"https://example.org"},"tags":{"kind":"fetch"}}
+Blank lines and lines that begin with # are skipped. The whole file is checked before anything starts.
+Each job runs in its own workspace/, with FIEFDOM_INSTANCE_ID and FIEFDOM_INSTANCE_DIR set.
+
+Examples:
+  fiefdom run jobs.txt
+  fiefdom run -j 8 --retries 2 --timeout 5m --batch nightly jobs.txt
+  generate-jobs | fiefdom run -"#;
+
+#[derive(ClapArgs)]
+pub(crate) struct How {
+    /// Jobs at once [default: number of processors]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) jobs: Option<u16>,
+    /// Attempts after the first that failed [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..1000))]
+    pub(crate) retries: Option<u32>,
+    /// Longest time of one attempt, such as 90s, 5m, 1h30m, 500ms [default: no limit]
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) how: How,
+    /// Name the batch; one that exists goes on, if it has the same jobs [default: a new name]
+    #[arg(long, value_name = "ID")]
+    pub(crate) batch: Option<InstanceId>,
+    /// The file of jobs, or - for standard input
+    pub(crate) file: PathBuf,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Resume {
+    #[command(flatten)]
+    pub(crate) how: How,
+    /// The batch
+    pub(crate) batch: InstanceId,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Ls {
+    /// Only in this status (may be given again)
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) status: Vec<Status>,
+    /// Only with this tag (may be given again)
+    #[arg(long, value_name = "K=V", value_parser = tag)]
+    pub(crate) tag: Vec<(String, String)>,
+    /// Only of this kind
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Show {
+    /// The instance
+    pub(crate) id: InstanceId,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Events {
+    /// The instance
+    pub(crate) id: InstanceId,
+    /// Wait for more, until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Begin with this event
+    #[arg(long, value_name = "SEQ", default_value_t = 1)]
+    pub(crate) from: u64,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Logs {
+    /// The instance
+    pub(crate) id: InstanceId,
+    /// Wait for more, until the job has ended
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Create {
+    /// The id [default: a generated one, in order of time]
+    pub(crate) id: Option<InstanceId>,
+    /// A name for people
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A label (may be given again)
+    #[arg(long, value_name = "K=V", value_parser = tag)]
+    pub(crate) tag: Vec<(String, String)>,
+    /// The kind
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// The state
+    #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json)]
+    pub(crate) state: serde_json::Value,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Update {
+    /// The instance
+    pub(crate) id: InstanceId,
+    /// Merge this into the state, as RFC 7386 says: null removes a key
+    #[arg(long, value_name = "JSON", value_parser = json, required_unless_present = "status")]
+    pub(crate) merge: Option<serde_json::Value>,
+    /// Move it to this status
+    #[arg(long)]
+    pub(crate) status: Option<Status>,
+    /// Why, in a sentence
+    #[arg(long, requires = "status")]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Append {
+    /// The instance
+    pub(crate) id: InstanceId,
+    /// What happened, such as step.done
+    #[arg(value_name = "TYPE")]
+    pub(crate) kind: String,
+    /// What there is to say about it
+    #[arg(value_name = "JSON", default_value = "null", value_parser = json)]
+    pub(crate) data: serde_json::Value,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Rm {
+    /// The instances
+    #[arg(required = true)]
+    pub(crate) ids: Vec<InstanceId>,
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a tag is KEY=VALUE".into()),
+    }
+}
+
+fn json(text: &str) -> Result<serde_json::Value, String> {
+    serde_json::from_str(text).map_err(|e| format!("this is not JSON: {e}"))
+}
+
+/// `1h30m`, `90s`, `500ms`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "a duration is a number with ms, s, m, h or d, such as 90s or 1h30m".to_owned();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let (mut total, mut rest) = (Duration::ZERO, text);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u32 = rest[..digits].parse().map_err(|_| wrong())?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let one = match &rest[..unit] {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            "d" => Duration::from_secs(86400),
+            _ => return Err(wrong()),
+        };
+        total = one.checked_mul(number).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+        rest = &rest[unit..];
+    }
+    if total.is_zero() { Err(wrong()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_and_nonsense_is_refused() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "s", "5x", "-1s", "5m3", "0s", "99999999999h", "1.5s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Commands that read: `ls`, `show`, `events`, `logs`. They take no lock and wake nothing.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use fiefdom::{DataRoot, Event, Filter, InstanceId, Record, View, Waiting};
+use futures::TryStreamExt as _;
+use serde_json::{Value, json};
+
+use crate::args::{Events, Logs, Ls, Show};
+use crate::failure::{DONE, Failure, WORK};
+use crate::output::{Output, age, status};
+
+/// How often a log is looked at while it is followed.
+const POLL: Duration = Duration::from_millis(100);
+
+fn open(root: DataRoot) -> Result<View, Failure> {
+    let view = View::open(root)?;
+    if view.recover() == Waiting::DeadWriter {
+        eprintln!("fiefdom: a process died with commits that are not in the files yet, and they cannot be recovered now: what follows may be behind");
+    }
+    Ok(view)
+}
+
+pub(crate) fn list(root: DataRoot, out: Output, args: &Ls) -> Result<u8, Failure> {
+    let view = open(root)?;
+    let mut filter = Filter::default();
+    filter.statuses.clone_from(&args.status);
+    filter.tags = args.tag.iter().cloned().collect();
+    filter.kind.clone_from(&args.kind);
+    filter.limit = args.limit;
+    let listing = view.list(&filter)?;
+    for (_, error) in &listing.damaged {
+        eprintln!("fiefdom: {error}");
+    }
+    let damaged: Vec<Value> = listing.damaged.iter().map(|(id, e)| json!({ "instance_id": id, "error": e.to_string() })).collect();
+    out.document(&json!({ "instances": listing.records, "damaged": damaged }))?;
+    if listing.records.is_empty() {
+        if !out.json && io::stdout().is_terminal() {
+            eprintln!("no instances in {}", view.path().display());
+        }
+    } else {
+        let rows: Vec<Vec<String>> = listing.records.iter().map(row).collect();
+        out.table(&["ID", "STATUS", "KIND", "AGE", "ABOUT"], &rows)?;
+    }
+    Ok(if listing.damaged.is_empty() { DONE } else { WORK })
+}
+
+fn row(record: &Record<Value>) -> Vec<String> {
+    let about = record.name.iter().chain(&record.status_reason).cloned();
+    let tags = record.tags.iter().map(|(key, value)| format!("{key}={value}"));
+    let about: Vec<String> = about.chain(tags).map(|text| text.replace(char::is_control, " ")).collect();
+    vec![record.id.to_string(), status(record.status), record.kind.clone(), age(record.created_at), about.join("  ")]
+}
+
+pub(crate) fn show(root: DataRoot, out: Output, args: &Show) -> Result<u8, Failure> {
+    let view = open(root)?;
+    let record = view.record(&args.id)?;
+    out.document(&record)?;
+    if out.json {
+        return Ok(DONE);
+    }
+    let time = |at: chrono::DateTime<chrono::Utc>| format!("{} ({} ago)", at.format("%Y-%m-%d %H:%M:%S UTC"), age(at));
+    let field = |name: &str, value: String| out.line(format!("{name:<10} {value}"));
+    field("id", record.id.to_string())?;
+    field("kind", record.kind.clone())?;
+    if let Some(name) = &record.name {
+        field("name", name.clone())?;
+    }
+    let reason = record.status_reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    field("status", format!("{}{reason}", status(record.status)))?;
+    field("created", time(record.created_at))?;
+    field("updated", time(record.updated_at))?;
+    if let (Some(started), Some(ended)) = (record.started_at, record.ended_at) {
+        field("took", crate::output::short((ended - started).to_std().unwrap_or_default()))?;
+    }
+    if record.attempt > 0 {
+        field("attempts", record.attempt.to_string())?;
+    }
+    for (key, value) in &record.tags {
+        field("tag", format!("{key}={value}"))?;
+    }
+    field("revision", format!("{} (epoch {}, {} events)", record.revision, record.epoch, record.last_event_seq))?;
+    field("directory", view.instance_path(&record.id).display().to_string())?;
+    out.line("state")?;
+    let state = serde_json::to_string_pretty(&*record.state).map_err(io::Error::from)?;
+    state.lines().try_for_each(|line| out.line(format!("  {line}")))?;
+    Ok(DONE)
+}
+
+pub(crate) async fn events(root: DataRoot, out: Output, args: Events) -> Result<u8, Failure> {
+    let view = open(root)?;
+    view.record(&args.id)?;
+    if args.follow {
+        let mut events = view.follow(&args.id, args.from)?;
+        while let Some(event) = events.try_next().await? {
+            print_event(out, &event)?;
+        }
+        return Ok(DONE);
+    }
+    let mut from = args.from;
+    loop {
+        let events = view.events(&args.id, from)?;
+        let Some(last) = events.last() else { return Ok(DONE) };
+        from = last.seq + 1;
+        events.iter().try_for_each(|event| print_event(out, event))?;
+    }
+}
+
+fn print_event(out: Output, event: &Event) -> Result<(), Failure> {
+    out.document(event)?;
+    let data = event.data.get();
+    let data = if data == "null" { "" } else { data };
+    out.line(format!("{:>6}  {}  {}  {data}", event.seq, event.at.format("%Y-%m-%d %H:%M:%S%.3f"), event.kind).trim_end())
+}
+
+pub(crate) async fn logs(root: DataRoot, out: Output, args: &Logs) -> Result<u8, Failure> {
+    let view = open(root)?;
+    view.record(&args.id)?;
+    let mut streams: Vec<Log> = ["stdout", "stderr"].into_iter().zip(view.log_paths(&args.id)).map(|(name, path)| Log::new(name, &path)).collect();
+    let mut last = None;
+    loop {
+        // In this order: what was printed before the end is there after the end was seen.
+        let ended = !args.follow || has_ended(&view, &args.id);
+        for log in &mut streams {
+            log.print(out, &mut last, ended)?;
+        }
+        if ended {
+            return Ok(DONE);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn has_ended(view: &View, id: &InstanceId) -> bool {
+    view.record(id).map_or(true, |record| record.status.is_final() || record.status == fiefdom::Status::Interrupted)
+}
+
+/// One of a job's two log files, while it is printed.
+struct Log {
+    name: &'static str,
+    path: std::path::PathBuf,
+    reader: Option<BufReader<File>>,
+    line: Vec<u8>,
+}
+
+impl Log {
+    fn new(name: &'static str, path: &Path) -> Self {
+        Self { name, path: path.to_owned(), reader: None, line: Vec::new() }
+    }
+
+    /// Prints the lines that are there; an unfinished one only when no more is to come.
+    fn print(&mut self, out: Output, last: &mut Option<&'static str>, ended: bool) -> Result<(), Failure> {
+        if self.reader.is_none() {
+            self.reader = match File::open(&self.path) {
+                Ok(file) => Some(BufReader::new(file)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(e) => return Err(Failure::Usage(format!("could not open {}: {e}", self.path.display()))),
+            };
+        }
+        let Some(reader) = &mut self.reader else { return Ok(()) };
+        loop {
+            let read = reader.read_until(b'\n', &mut self.line)?;
+            let whole = self.line.ends_with(b"\n");
+            if self.line.is_empty() || (!whole && !(ended && read == 0)) {
+                if read == 0 {
+                    return Ok(());
+                }
+                continue;
+            }
+            let mut line = std::mem::take(&mut self.line);
+            if out.json {
+                let text = String::from_utf8_lossy(&line);
+                out.document(&json!({ "stream": self.name, "line": text.trim_end_matches(['\n', '\r']) }))?;
+                continue;
+            }
+            // As tail(1) does with several files.
+            if last.replace(self.name) != Some(self.name) {
+                out.line(format!("==> {} <==", self.path.display()))?;
+            }
+            if !whole {
+                line.push(b'\n');
+            }
+            io::stdout().lock().write_all(&line)?;
+        }
+    }
+}

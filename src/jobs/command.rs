@@ -1,0 +1,188 @@
+//! A job that is a shell command.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::job::{Attempt, Job};
+use super::process::{self, CommandSpec, Exit, GroupId, Guardian, Running};
+use crate::blocking;
+use crate::disk::layout;
+use crate::error::{BoxError, Error, Result};
+use crate::instance::{Session, SubDir};
+use crate::kind::{Instance, NewInstance};
+
+/// Most bytes of one log file of a job. A job that prints more has failed.
+const LOG_BYTES: u64 = 1 << 30;
+
+/// How often the size of the log files is looked at.
+const LOG_CHECK: Duration = Duration::from_secs(1);
+
+/// How much of the end of `stderr.log` is looked at for the last line.
+const TAIL_BYTES: u64 = 4096;
+
+/// A job that is a shell command: `sh` runs it in `workspace/`, its output goes to
+/// `logs/stdout.log` and `logs/stderr.log` (appended to by each attempt), its standard input is
+/// empty. It finds its id in `FIEFDOM_INSTANCE_ID`, and its directory in `FIEFDOM_INSTANCE_DIR`.
+///
+/// It succeeds when it exits with 0. It is over when its shell is: what it left running in its
+/// process group is killed then, and when the process that runs it dies.
+///
+/// The input of an item is a [`CommandInput`] as JSON.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CommandJob;
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CommandInput {
+    /// The command, for `sh`.
+    pub command: String,
+    /// Variables for its environment, besides those of this process. Their values are not written to
+    /// the record or the events.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+impl CommandInput {
+    /// A command without variables of its own.
+    pub fn new(command: impl Into<String>) -> Self {
+        Self { command: command.into(), env: BTreeMap::new() }
+    }
+}
+
+/// The state of a command job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CommandState {
+    /// The command.
+    pub command: String,
+    /// Names of the variables that were set for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_names: Vec<String>,
+    /// How the last attempt ended.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    /// The processes of the attempt under way, or of the last: before another begins they are made
+    /// sure to be gone.
+    #[serde(default)]
+    pub(super) group: Option<GroupId>,
+}
+
+impl Instance for CommandJob {
+    const KIND: &'static str = "job";
+    type State = CommandState;
+    type Prepared = Guardian;
+
+    /// One guardian for all jobs: it kills them when this process dies.
+    async fn prepare(&self) -> Result<Guardian, BoxError> {
+        Ok(Guardian::start()?)
+    }
+
+    fn initial(&self, _: &Guardian, new: &NewInstance) -> Result<CommandState, BoxError> {
+        let input: CommandInput = new.input_as()?;
+        if input.command.trim().is_empty() {
+            return Err("the command is empty".into());
+        }
+        Ok(CommandState { command: input.command, env_names: input.env.into_keys().collect(), exit_code: None, group: None })
+    }
+}
+
+impl Job for CommandJob {
+    async fn run(&self, session: Session<Self>, attempt: Attempt) -> Result<(), BoxError> {
+        if let Some(group) = session.read(|state| state.group.clone()).await? {
+            group.ensure_gone().await?;
+        }
+        let input = CommandInput::deserialize(&*attempt.input)?;
+        let spec = prepare_command(&session, input).await?;
+        let gated = process::spawn(&spec)?;
+        drop(spec);
+        let (group, pid) = (gated.group_id(), gated.pid());
+        let number = attempt.number;
+        // Nothing of the command has run yet: its shell waits until its process is on record.
+        session
+            .commit(move |tx| {
+                tx.event("job.spawned", &json!({ "attempt": number, "pid": pid }))?;
+                tx.state_mut().group = group;
+                Ok(())
+            })
+            .await?;
+        let running = gated.open(session.prepared()).await?;
+        let logs = session.path().join(layout::LOGS);
+        let exit = watch(running, &attempt, &logs).await?;
+        let code = exit.code;
+        if code == Some(0) {
+            // The last attempt is over and its processes are gone.
+            session.update(move |state| (state.exit_code, state.group) = (code, None)).await?;
+            return Ok(());
+        }
+        session.update(move |state| (state.exit_code, state.group) = (code, None)).await?;
+        let last_line = blocking::run(move || Ok(last_line(&logs.join(layout::STDERR)))).await?;
+        Err(match last_line {
+            Some(line) => format!("{exit}: {line}"),
+            None => exit.to_string(),
+        }
+        .into())
+    }
+}
+
+/// Makes the directories and opens the logs.
+async fn prepare_command(session: &Session<CommandJob>, input: CommandInput) -> Result<CommandSpec> {
+    let (live, permit) = session.admitted().await?;
+    let (id, path) = (session.id().clone(), session.path());
+    blocking::run(move || {
+        let dir = &live.core.lane.dir;
+        let cwd = dir.ensure_dir(SubDir::Workspace.name())?.path().to_owned();
+        let logs = dir.ensure_dir(SubDir::Logs.name())?;
+        let path = path.canonicalize().map_err(|e| Error::io("find", &path, e))?;
+        let mut env: Vec<(String, String)> = input.env.into_iter().collect();
+        env.push(("FIEFDOM_INSTANCE_ID".into(), id.to_string()));
+        env.push(("FIEFDOM_INSTANCE_DIR".into(), path.display().to_string()));
+        let stdout = logs.open_append(layout::STDOUT)?.into_std();
+        let stderr = logs.open_append(layout::STDERR)?.into_std();
+        drop(permit);
+        Ok(CommandSpec { command: input.command, cwd, env, stdout, stderr })
+    })
+    .await
+}
+
+/// Waits until the command ends, and ends it when the attempt is told to stop, or when it prints
+/// without bounds.
+async fn watch(mut running: Running, attempt: &Attempt, logs: &Path) -> Result<Exit, BoxError> {
+    loop {
+        tokio::select! {
+            biased;
+            exit = running.wait() => {
+                return Ok(exit?);
+            }
+            () = attempt.stopped() => {
+                running.terminate(attempt.grace).await?;
+                return Err("it was told to stop".into());
+            }
+            () = tokio::time::sleep(LOG_CHECK) => {
+                let size = |name: &str| std::fs::metadata(logs.join(name)).map_or(0, |m| m.len());
+                if size(layout::STDOUT).max(size(layout::STDERR)) > LOG_BYTES {
+                    running.terminate(attempt.grace).await?;
+                    return Err(format!("it printed more than {LOG_BYTES} bytes; let it write to files in its workspace").into());
+                }
+            }
+        }
+    }
+}
+
+/// The last line that is not empty.
+fn last_line(path: &Path) -> Option<String> {
+    let mut file = std::fs::File::open(path).ok()?;
+    let len = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+

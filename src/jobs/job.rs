@@ -1,0 +1,81 @@
+//! What a job is, and one attempt at it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::BoxError;
+use crate::instance::Session;
+use crate::kind::Instance;
+
+/// An instance that does work: what the [`Runner`](super::Runner) runs.
+///
+/// ```
+/// use fiefdom::jobs::{Attempt, Job};
+/// use fiefdom::{BoxError, Instance, NewInstance, Session};
+///
+/// struct Square;
+///
+/// impl Instance for Square {
+///     const KIND: &'static str = "square";
+///     type State = u64;
+///     type Prepared = ();
+///
+///     async fn prepare(&self) -> Result<(), BoxError> {
+///         Ok(())
+///     }
+///
+///     fn initial(&self, (): &(), new: &NewInstance) -> Result<u64, BoxError> {
+///         Ok(new.input_as()?)
+///     }
+/// }
+///
+/// impl Job for Square {
+///     async fn run(&self, session: Session<Self>, _attempt: Attempt) -> Result<(), BoxError> {
+///         session.update(|n| *n = *n * *n).await?;
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait Job: Instance + Sized {
+    /// Makes one attempt. It may have been made before, by a process that died in the middle: what
+    /// it leaves outside its instance must be safe to do again.
+    ///
+    /// The runner sets the status and writes the events `job.started`, `job.retry`, `job.succeeded`,
+    /// `job.failed`, `job.interrupted` and `job.cancelled`. When [`Attempt::stopped`] comes true,
+    /// return soon: after the runner's grace the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Why the attempt failed. It is tried again if the runner's policy has attempts left.
+    fn run(&self, session: Session<Self>, attempt: Attempt) -> impl Future<Output = Result<(), BoxError>> + Send;
+}
+
+/// One attempt at a job.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// 1 for the first ever, counted over restarts.
+    pub number: u32,
+    /// What the batch says about this job, secrets included: it is not in the record.
+    pub input: Arc<Value>,
+    /// How long the attempt may take to end, once it is told to stop.
+    pub grace: Duration,
+    pub(super) stop: CancellationToken,
+}
+
+impl Attempt {
+    /// Waits until the attempt shall end: time is up, the job is cancelled, or the runner stops.
+    /// Cancel safe.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Whether the attempt shall end.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+}

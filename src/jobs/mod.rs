@@ -1,0 +1,19 @@
+//! Jobs as instances: what a job is, batches of them, and the runner.
+//!
+//! [`Runner`] runs any kind that implements [`Job`]; [`CommandJob`] is the kind of shell commands.
+
+mod batch;
+mod command;
+mod job;
+mod jobfile;
+mod process;
+mod retry;
+mod runner;
+
+pub use batch::{Batch, BatchItem, BatchSettings, MAX_ITEMS};
+pub use command::{CommandInput, CommandJob, CommandState};
+pub use job::{Attempt, Job};
+pub use jobfile::{JobFileProblem, JobLine, parse as parse_job_file};
+pub use process::Guardian;
+pub use retry::RetryPolicy;
+pub use runner::{JobReport, Outcome, Runner, Summary};

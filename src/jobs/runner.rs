@@ -1,0 +1,388 @@
+//! Runs the jobs of a batch: so many at once, again when they fail, never twice when they succeed.
+//!
+//! ```text
+//! pending ──begin──> running ──Ok──────────────────────────> succeeded
+//!    ^                  ├──Err, attempts left (backoff)──> pending ─┐
+//!    └──────────────────│──────────────────────────────────────────┘
+//!                       ├──Err, none left───────────────────> failed
+//!                       ├──cancelled────────────────────────> cancelled
+//!                       └──the runner stops, or its process dies──> interrupted
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{BATCH_TAG, Batch, BatchItem};
+use super::job::{Attempt, Job};
+use super::retry::{self, RetryPolicy};
+use crate::error::{Error, Result};
+use crate::instance::Session;
+use crate::record::{InstanceId, Status};
+use crate::store::Store;
+
+/// How long a job that is told to stop may take, by default.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Most reports of failed jobs that a summary holds: it bounds memory, the count goes on.
+const REPORTS: usize = 10_000;
+
+/// Longest reason that is kept, in characters.
+const REASON_CHARS: usize = 300;
+
+/// Runs jobs. Make one with [`Runner::new`], set what differs from the defaults, and call
+/// [`Runner::run`].
+#[derive(Debug)]
+pub struct Runner<J: Job> {
+    store: Store<J>,
+    concurrency: usize,
+    retry: RetryPolicy,
+    timeout: Option<Duration>,
+    grace: Duration,
+    stop: CancellationToken,
+}
+
+/// What became of one job.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct JobReport {
+    /// The job.
+    pub id: InstanceId,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The last attempt, counted over restarts.
+    pub attempt: u32,
+    /// Why it did not succeed.
+    pub error: Option<String>,
+    /// How long it took in this run, with its retries.
+    pub elapsed: Duration,
+    /// The directory of its instance.
+    pub path: PathBuf,
+}
+
+/// What became of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It succeeded now.
+    Succeeded,
+    /// It had succeeded in an earlier run, and was not run again.
+    AlreadySucceeded,
+    /// It failed, and has no attempts left.
+    Failed,
+    /// The runner was stopped. It goes on when the batch is run again.
+    Interrupted,
+    /// Somebody called it off.
+    Cancelled,
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Number of jobs.
+    pub total: u64,
+    /// Jobs that have succeeded, now or before.
+    pub succeeded: u64,
+    /// Those of them that had succeeded before.
+    pub already_succeeded: u64,
+    /// Jobs that failed.
+    pub failed: u64,
+    /// Jobs that were called off.
+    pub cancelled: u64,
+    /// Jobs that were begun and not finished, or not begun.
+    pub unfinished: u64,
+    /// The failed and cancelled jobs, the first 10 000 of them.
+    pub reports: Vec<JobReport>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Summary {
+    /// Whether every job has succeeded.
+    #[must_use]
+    pub fn all_succeeded(&self) -> bool {
+        self.succeeded == self.total
+    }
+
+    fn add(&mut self, report: JobReport) {
+        let count = match report.outcome {
+            Outcome::Succeeded => &mut self.succeeded,
+            Outcome::AlreadySucceeded => {
+                self.already_succeeded += 1;
+                &mut self.succeeded
+            }
+            Outcome::Failed => &mut self.failed,
+            Outcome::Cancelled => &mut self.cancelled,
+            Outcome::Interrupted => return,
+        };
+        *count += 1;
+        if matches!(report.outcome, Outcome::Failed | Outcome::Cancelled) && self.reports.len() < REPORTS {
+            self.reports.push(report);
+        }
+    }
+}
+
+impl<J: Job> Runner<J> {
+    /// A runner with the defaults: as many jobs at once as there are processors, one attempt each,
+    /// no timeout, five seconds of grace.
+    #[must_use]
+    pub fn new(store: Store<J>) -> Self {
+        let concurrency = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { store, concurrency, retry: RetryPolicy::none(), timeout: None, grace: GRACE, stop: CancellationToken::new() }
+    }
+
+    /// Jobs at once, at least 1.
+    #[must_use]
+    pub fn concurrency(mut self, jobs: usize) -> Self {
+        self.concurrency = jobs.max(1);
+        self
+    }
+
+    /// When a failed attempt is followed by another.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// Longest time of one attempt. An attempt that takes longer has failed.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long a job that is told to stop may take before it is dropped.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Cancel this to stop the runner: jobs under way become `interrupted`, no more are begun.
+    #[must_use]
+    pub fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Runs every job of the batch that has not succeeded. `report` is told of each as it ends.
+    ///
+    /// A batch can be run again and again, also by another process after this one died: jobs that
+    /// succeeded are not run again.
+    ///
+    /// # Errors
+    ///
+    /// An error of the store ends the run; jobs under way are interrupted. That jobs fail is not an
+    /// error: it is in the [`Summary`].
+    ///
+    /// When the future is dropped the jobs under way are dropped too; their instances stay `running`
+    /// until the batch is run again.
+    pub async fn run(&self, batch: &Batch, mut report: impl FnMut(&JobReport)) -> Result<Summary> {
+        let begun = Instant::now();
+        let mut summary = Summary { total: batch.items().len() as u64, ..Summary::default() };
+        let _awake = batch.instance.keep_awake().await?;
+        batch.begin().await?;
+        let mut running = JoinSet::new();
+        let mut first_error = None;
+        let mut next = 0;
+        loop {
+            while next < batch.items().len() && running.len() < self.concurrency && !self.stop.is_cancelled() {
+                running.spawn(self.task(batch, next));
+                next += 1;
+            }
+            let Some(ended) = running.join_next().await else { break };
+            match ended {
+                Ok(Ok(ended)) => {
+                    report(&ended);
+                    summary.add(ended);
+                }
+                Ok(Err(error)) => {
+                    self.stop.cancel();
+                    first_error.get_or_insert(error);
+                }
+                // A panic in a job is caught inside the task; this is one of ours.
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => return Err(Error::Closed),
+                },
+            }
+        }
+        summary.unfinished = summary.total - summary.succeeded - summary.failed - summary.cancelled;
+        summary.elapsed = begun.elapsed();
+        let status = match &summary {
+            s if s.unfinished > 0 => Status::Interrupted,
+            s if s.all_succeeded() => Status::Succeeded,
+            _ => Status::Failed,
+        };
+        let ended = batch.end(status, summary.succeeded, summary.failed + summary.cancelled).await;
+        first_error.map_or(ended, Err)?;
+        Ok(summary)
+    }
+
+    fn task(&self, batch: &Batch, index: usize) -> impl Future<Output = Result<JobReport>> + Send + 'static + use<J> {
+        let work = Work {
+            store: self.store.clone(),
+            retry: self.retry.clone(),
+            timeout: self.timeout,
+            grace: self.grace,
+            stop: self.stop.clone(),
+            batch: batch.id().clone(),
+        };
+        let batch = batch.clone();
+        async move { work.job(&batch.items()[index]).await }
+    }
+}
+
+/// What one job's task needs.
+struct Work<J: Job> {
+    store: Store<J>,
+    retry: RetryPolicy,
+    timeout: Option<Duration>,
+    grace: Duration,
+    stop: CancellationToken,
+    batch: InstanceId,
+}
+
+/// How an attempt ended.
+enum Ended {
+    Succeeded,
+    Failed(String),
+    Cancelled,
+    Stopped,
+}
+
+impl<J: Job> Work<J> {
+    async fn job(&self, item: &BatchItem) -> Result<JobReport> {
+        let begun = Instant::now();
+        let session = match self.store.create(item.to_new(&self.batch)).await {
+            Err(Error::AlreadyExists { .. }) => self.store.session(&item.id).await?,
+            other => other?,
+        };
+        let report = |outcome, attempt, error| JobReport {
+            id: item.id.clone(),
+            outcome,
+            attempt,
+            error,
+            elapsed: begun.elapsed(),
+            path: session.path(),
+        };
+        let record = session.record().await?;
+        if record.tags.get(BATCH_TAG).map(String::as_str) != Some(self.batch.as_str()) {
+            let error = "an instance of this id exists and is not of this batch; give the job another id".to_owned();
+            return Ok(report(Outcome::Failed, 0, Some(error)));
+        }
+        if record.status == Status::Succeeded {
+            return Ok(report(Outcome::AlreadySucceeded, record.attempt, None));
+        }
+        let _awake = session.keep_awake().await?;
+        let input = Arc::new(item.input.clone());
+        let mut made = 0;
+        loop {
+            made += 1;
+            let attempt = begin(&session).await?;
+            let ended = self.attempt(&session, attempt, &input).await;
+            let again = matches!(ended, Ended::Failed(_)) && self.retry.retries_after(made);
+            let delay = self.retry.delay(made, retry::random());
+            conclude(&session, attempt, &ended, again.then_some(delay)).await?;
+            let (outcome, error) = match ended {
+                Ended::Succeeded => (Outcome::Succeeded, None),
+                Ended::Cancelled => (Outcome::Cancelled, Some("cancelled".to_owned())),
+                Ended::Stopped => (Outcome::Interrupted, None),
+                Ended::Failed(error) => (Outcome::Failed, Some(error)),
+            };
+            if !again {
+                return Ok(report(outcome, attempt, error));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                // Pending, as the last attempt left it: it goes on when the batch is run again.
+                () = self.stop.cancelled() => return Ok(report(Outcome::Interrupted, attempt, error)),
+            }
+        }
+    }
+
+    /// One attempt, in a task of its own, so that a panic in it is a failure like any other.
+    async fn attempt(&self, session: &Session<J>, number: u32, input: &Arc<Value>) -> Ended {
+        let stop = CancellationToken::new();
+        let attempt = Attempt { number, input: Arc::clone(input), grace: self.grace, stop: stop.clone() };
+        let (kind, for_task) = (Arc::clone(self.store.kind()), session.clone());
+        let mut task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { kind.run(for_task, attempt).await }));
+        let timeout = async {
+            match self.timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        let (told, ended) = tokio::select! {
+            // What has ended has ended, also when its time is up at the same moment.
+            biased;
+            result = &mut task => (None, Some(result)),
+            () = self.stop.cancelled() => (Some(Ended::Stopped), None),
+            () = session.cancelled() => (Some(Ended::Cancelled), None),
+            () = timeout => (Some(Ended::Failed(format!("it took longer than {:?}", self.timeout.unwrap_or_default()))), None),
+        };
+        let Some(told) = told else {
+            return match ended {
+                Some(Ok(Ok(()))) => Ended::Succeeded,
+                Some(Ok(Err(error))) => Ended::Failed(shorten(&error.to_string())),
+                _ => Ended::Failed("the job panicked".into()),
+            };
+        };
+        stop.cancel();
+        // Twice the grace: a command needs one to be killed, and a little to be cleaned up after.
+        let _ = tokio::time::timeout(self.grace * 2 + Duration::from_secs(1), &mut task).await;
+        told
+    }
+}
+
+/// Notes that an attempt begins, and returns its number.
+async fn begin<J: Job>(session: &Session<J>) -> Result<u32> {
+    let begun = session
+        .commit(|tx| {
+            if tx.record().status.is_final() {
+                tx.set_status(Status::Pending, None)?;
+            }
+            let attempt = tx.begin_attempt();
+            tx.set_status(Status::Running, None)?;
+            tx.event("job.started", &json!({ "attempt": attempt }))?;
+            Ok(attempt)
+        })
+        .await?;
+    Ok(begun.value)
+}
+
+/// Notes how an attempt ended; with a delay it is to be followed by another.
+async fn conclude<J: Job>(session: &Session<J>, attempt: u32, ended: &Ended, again: Option<Duration>) -> Result<()> {
+    let error = if let Ended::Failed(error) = ended { Some(error.clone()) } else { None };
+    let (status, event) = match (ended, again) {
+        (Ended::Succeeded, _) => (Status::Succeeded, "job.succeeded"),
+        (Ended::Failed(_), None) => (Status::Failed, "job.failed"),
+        (Ended::Failed(_), Some(_)) => (Status::Pending, "job.retry"),
+        (Ended::Cancelled, _) => (Status::Cancelled, "job.cancelled"),
+        (Ended::Stopped, _) => (Status::Interrupted, "job.interrupted"),
+    };
+    let delay_ms = again.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+    session
+        .commit(move |tx| {
+            tx.set_status(status, error.as_deref())?;
+            let mut data = json!({ "attempt": attempt });
+            if let Some(error) = &error {
+                data["error"] = error.as_str().into();
+            }
+            if let Some(delay_ms) = delay_ms {
+                data["delay_ms"] = delay_ms.into();
+            }
+            tx.event(event, &data)
+        })
+        .await
+        .map(drop)
+}
+
+fn shorten(text: &str) -> String {
+    if text.chars().count() <= REASON_CHARS { text.to_owned() } else { text.chars().take(REASON_CHARS).chain(['…']).collect() }
+}

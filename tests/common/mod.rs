@@ -1,0 +1,51 @@
+//! What the test files share.
+#![allow(dead_code, missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use fiefdom::{BoxError, Instance, InstanceId, NewInstance, Options};
+use serde::{Deserialize, Serialize};
+
+pub type TestResult<T = ()> = Result<T, BoxError>;
+
+/// A kind with a number in it, for tests.
+pub struct Counter;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Count {
+    pub value: u64,
+    pub nested: Vec<Vec<u64>>,
+}
+
+impl Instance for Counter {
+    const KIND: &'static str = "counter";
+    type State = Count;
+    type Prepared = ();
+
+    async fn prepare(&self) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn initial(&self, (): &(), _: &NewInstance) -> Result<Count, BoxError> {
+        Ok(Count { value: 0, nested: vec![vec![1]] })
+    }
+}
+
+pub fn id(text: &str) -> InstanceId {
+    InstanceId::new(text).expect("a valid id")
+}
+
+pub fn options(change: impl FnOnce(&mut Options)) -> Options {
+    let mut options = Options::default();
+    change(&mut options);
+    options
+}
+
+/// Looks every few milliseconds whether something has come true, for ten seconds at most.
+pub async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !check() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
