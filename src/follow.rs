@@ -11,7 +11,7 @@ use crate::blocking;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
 use crate::log::events::EventReader;
-use crate::log::feed::{Feed, Follower};
+use crate::log::feed::Follower;
 use crate::record::{Event, InstanceId};
 
 /// How often the files are looked at while nobody in this process owns the instance.
@@ -34,16 +34,10 @@ pub(crate) fn stream(
     root: Arc<Root>,
     id: InstanceId,
     from_seq: u64,
-    feed: Arc<Feed>,
+    follower: Follower,
 ) -> impl Stream<Item = Result<Event>> + Send + Unpin {
-    let follow = Follow {
-        root,
-        id,
-        follower: feed.follow(),
-        reader: EventReader::new(from_seq),
-        ready: VecDeque::new(),
-        failed: false,
-    };
+    let follow =
+        Follow { root, id, follower, reader: EventReader::new(from_seq), ready: VecDeque::new(), failed: false };
     stream::unfold(follow, |mut follow| async move {
         if follow.failed {
             return None;

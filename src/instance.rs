@@ -286,7 +286,7 @@ impl<I: Instance> InstanceRef<I> {
     /// An item is an error when a file cannot be read or is damaged; the stream ends after it.
     pub fn events(&self, from_seq: u64) -> impl Stream<Item = Result<Event>> + Send + Unpin + use<I> {
         let ground = &self.engine.ground;
-        follow::stream(Arc::clone(&ground.root), self.id.clone(), from_seq, ground.log.feed(&self.id))
+        follow::stream(Arc::clone(&ground.root), self.id.clone(), from_seq, ground.log.feed(&self.id).follow())
     }
 
     /// Keeps the instance live until the guard is dropped.
@@ -323,7 +323,7 @@ impl<I: Instance> InstanceRef<I> {
             drop(permit);
             return live.core.cancel.cancelled().await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// The path of a directory of the instance, made if it is missing (mode 0700).

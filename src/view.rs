@@ -218,6 +218,6 @@ impl View {
         from_seq: u64,
     ) -> Result<impl Stream<Item = Result<Event>> + Send + Unpin + use<>> {
         let root = self.root.as_ref().ok_or_else(|| self.not_found(id))?;
-        Ok(follow::stream(Arc::clone(root), id.clone(), from_seq, Arc::new(Feed::new())))
+        Ok(follow::stream(Arc::clone(root), id.clone(), from_seq, Arc::new(Feed::new()).follow()))
     }
 }

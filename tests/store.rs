@@ -214,7 +214,8 @@ async fn unknown_fields_and_mode_bits_survive_a_rewrite() -> TestResult {
     store.create(NewInstance::with_id(id("a"))).await?;
     store.shutdown().await?;
     let path = root.path().join("instances/a/instance.json");
-    let text = std::fs::read_to_string(&path)?.replacen("{\n", "{\n  \"later\": {\"n\": 12345678901234567890123},\n", 1);
+    let text =
+        std::fs::read_to_string(&path)?.replacen("{\n", "{\n  \"later\": {\"n\": 12345678901234567890123},\n", 1);
     std::fs::write(&path, text)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640))?;
     let store = Store::open(root.path(), Counter).await?;
@@ -241,7 +242,9 @@ async fn a_damaged_record_is_reported_and_kept_and_the_others_work() -> TestResu
     let store = Store::open(root.path(), Counter).await?;
     let error = store.get(&id("bad")).await.expect_err("damaged");
     assert!(matches!(&error, Error::Corrupt { path: p, .. } if *p == path), "{error}");
-    assert!(matches!(store.get(&id("twice")).await, Err(Error::Corrupt { reason, .. }) if reason.contains("duplicate")));
+    assert!(
+        matches!(store.get(&id("twice")).await, Err(Error::Corrupt { reason, .. }) if reason.contains("duplicate"))
+    );
     let listing = store.list(fiefdom::Filter::default()).await?;
     assert_eq!((listing.records.len(), listing.damaged.len()), (1, 2));
     store.get(&id("good")).await?.update(|s| s.value = 1).await?;
@@ -345,7 +348,10 @@ async fn the_files_follow_within_a_moment_without_being_asked() -> TestResult {
     let it = store.create(NewInstance::with_id(id("a"))).await?;
     it.update(|s| s.value = 42).await?;
     let path = it.path().join("instance.json");
-    eventually("instance.json shows the update", || std::fs::read_to_string(&path).is_ok_and(|t| t.contains("\"value\": 42"))).await;
+    eventually("instance.json shows the update", || {
+        std::fs::read_to_string(&path).is_ok_and(|t| t.contains("\"value\": 42"))
+    })
+    .await;
     store.shutdown().await?;
     Ok(())
 }

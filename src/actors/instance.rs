@@ -79,7 +79,14 @@ impl<S> Core<S> {
         stamp: Stamp,
         durability: Durability,
     ) -> Arc<Self> {
-        Arc::new(Self { lane, admission, published: Mutex::new(Arc::new(record)), stamp, durability, cancel: CancellationToken::new() })
+        Arc::new(Self {
+            lane,
+            admission,
+            published: Mutex::new(Arc::new(record)),
+            stamp,
+            durability,
+            cancel: CancellationToken::new(),
+        })
     }
 
     /// The last durable record.
@@ -292,7 +299,7 @@ impl<I: Instance> Actor for InstanceActor<I> {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             InstanceMsg::Commit { apply, durability, permit, reply } => {
-                self.commit(state, apply, durability, permit, reply)
+                self.commit(state, apply, durability, permit, reply);
             }
             InstanceMsg::Delete(reply) => {
                 let _ = reply.send(self.delete(state).await);

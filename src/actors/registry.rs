@@ -176,14 +176,13 @@ impl Registry {
             }
             Some(Slot::Live(occupant)) => {
                 let occupant = Arc::clone(occupant);
-                self.serve(myself, state, &id, &occupant, waiter.want, waiter.create);
+                Self::serve(myself, state, &id, &occupant, waiter.want, waiter.create);
             }
         }
     }
 
     /// Gives a live instance to somebody who wants it.
     fn serve(
-        &self,
         myself: &ActorRef<RegistryMsg>,
         state: &mut State,
         id: &InstanceId,
@@ -193,7 +192,7 @@ impl Registry {
     ) {
         match want {
             _ if create => {
-                want.refuse(Error::AlreadyExists { id: id.clone(), path: occupant.lane().dir.path().to_owned() })
+                want.refuse(Error::AlreadyExists { id: id.clone(), path: occupant.lane().dir.path().to_owned() });
             }
             Want::Use { queued, reply } => {
                 let admitted = occupant.admission().enter(queued);
@@ -257,22 +256,22 @@ impl Registry {
         &self,
         myself: &ActorRef<RegistryMsg>,
         state: &mut State,
-        id: InstanceId,
+        id: &InstanceId,
         outcome: Result<Arc<dyn Occupant>>,
     ) {
-        let Some(Slot::Opening(Opening { first, create, others })) = state.slots.remove(&id) else { return };
+        let Some(Slot::Opening(Opening { first, create, others })) = state.slots.remove(id) else { return };
         state.opening -= 1;
         match outcome {
             Ok(occupant) => {
                 state.actors.insert(occupant.cell().get_id(), id.clone());
                 state.slots.insert(id.clone(), Slot::Live(Arc::clone(&occupant)));
-                self.serve(myself, state, &id, &occupant, first, false);
+                Self::serve(myself, state, id, &occupant, first, false);
                 for waiter in others {
                     self.want(myself, state, id.clone(), waiter);
                 }
                 if state.closed {
                     occupant.admission().close();
-                    Self::close(myself, state, &id, None);
+                    Self::close(myself, state, id, None);
                 }
             }
             Err(error) => {
@@ -425,12 +424,14 @@ impl Registry {
         });
     }
 
-    fn shut_down(&self, myself: &ActorRef<RegistryMsg>, state: &mut State, reply: RpcReplyPort<Result<()>>) {
+    fn shut_down(myself: &ActorRef<RegistryMsg>, state: &mut State, reply: RpcReplyPort<Result<()>>) {
         state.closed = true;
         state.shutdown = Some(reply);
         for id in std::mem::take(&mut state.queue) {
             if let Some(Slot::Waiting(waiters)) = state.slots.remove(&id) {
-                waiters.into_iter().for_each(|w| w.want.refuse(Error::Closed));
+                for waiter in waiters {
+                    waiter.want.refuse(Error::Closed);
+                }
             }
         }
         let live: Vec<InstanceId> = state
@@ -513,8 +514,8 @@ impl Actor for Registry {
             RegistryMsg::Count(reply) => {
                 let _ = reply.send(state.occupied);
             }
-            RegistryMsg::Shutdown(reply) => self.shut_down(&myself, state, reply),
-            RegistryMsg::Opened { id, outcome } => self.opened(&myself, state, id, outcome),
+            RegistryMsg::Shutdown(reply) => Self::shut_down(&myself, state, reply),
+            RegistryMsg::Opened { id, outcome } => self.opened(&myself, state, &id, outcome),
             RegistryMsg::Released { id, outcome } => self.released(&myself, state, id, outcome),
             RegistryMsg::Deleted { id, outcome } => self.deleted(&myself, state, id, outcome),
             RegistryMsg::Tick => self.tick(&myself, state),
@@ -539,7 +540,7 @@ impl Actor for Registry {
         match event {
             SupervisionEvent::ActorFailed(actor, error) => Self::crashed(&myself, state, &actor, &error.to_string()),
             SupervisionEvent::ActorTerminated(actor, _, reason) => {
-                Self::crashed(&myself, state, &actor, reason.as_deref().unwrap_or("it was stopped"))
+                Self::crashed(&myself, state, &actor, reason.as_deref().unwrap_or("it was stopped"));
             }
             _ => {}
         }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -39,10 +39,7 @@ pub(crate) struct Identity {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat {
     pub(crate) identity: Identity,
-    pub(crate) len: u64,
     pub(crate) mode: u32,
-    pub(crate) is_dir: bool,
-    pub(crate) is_file: bool,
 }
 
 /// How to lock.
@@ -165,15 +162,6 @@ impl Dir {
         rustix::fs::renameat(&self.fd, name, &to_dir.fd, to).map_err(|e| Error::io("rename to", &to_dir.path_of(to), e))
     }
 
-    /// Gives `name` the place of `to` in one step; `false` when there is something already.
-    pub(crate) fn rename_new(&self, name: &str, to_dir: &Self, to: &str) -> Result<bool> {
-        match rustix::fs::renameat_with(&self.fd, name, &to_dir.fd, to, RenameFlags::NOREPLACE) {
-            Ok(()) => Ok(true),
-            Err(Errno::EXIST) => Ok(false),
-            Err(e) => Err(Error::io("rename to", &to_dir.path_of(to), e)),
-        }
-    }
-
     /// Removes a file; `false` when there was none.
     pub(crate) fn remove_file(&self, name: &str) -> Result<bool> {
         self.unlink(name, AtFlags::empty())
@@ -221,14 +209,7 @@ impl Dir {
 
 impl From<rustix::fs::Stat> for Stat {
     fn from(stat: rustix::fs::Stat) -> Self {
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        Self {
-            identity: Identity { device: stat.st_dev, inode: stat.st_ino },
-            len: u64::try_from(stat.st_size).unwrap_or(0),
-            mode: stat.st_mode & 0o7777,
-            is_dir: kind.is_dir(),
-            is_file: kind.is_file(),
-        }
+        Self { identity: Identity { device: stat.st_dev, inode: stat.st_ino }, mode: stat.st_mode & 0o7777 }
     }
 }
 
@@ -320,11 +301,6 @@ impl File {
 
     pub(crate) fn set_len(&self, len: u64) -> Result<()> {
         self.inner.set_len(len).map_err(self.fail("cut"))
-    }
-
-    pub(crate) fn set_mode(&self, mode: u32) -> Result<()> {
-        rustix::fs::fchmod(&self.inner, Mode::from_raw_mode(mode))
-            .map_err(|e| Error::io("set the mode of", &self.path, e))
     }
 
     /// Makes the bytes durable.

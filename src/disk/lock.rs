@@ -38,7 +38,10 @@ pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<
             root.instances.create_dir(id.as_str())?;
         }
         let Some(dir) = root.instances.open_dir(id.as_str())? else {
-            if make { continue } else { return Err(not_found()) }
+            if make {
+                continue;
+            }
+            return Err(not_found());
         };
         if !dir.try_lock(Lock::Exclusive)? {
             return Err(Error::Locked { id: id.clone(), owner: owner_of(root, &dir) });

@@ -7,8 +7,9 @@ use super::fs::Dir;
 use super::root::Root;
 use crate::error::{Error, Result};
 
+/// What stands beside kept bytes.
 #[derive(Serialize)]
-struct Reason<'a> {
+struct Note<'a> {
     at: chrono::DateTime<chrono::Utc>,
     file: String,
     offset: Option<u64>,
@@ -31,11 +32,11 @@ pub(crate) fn keep(
         return Ok(());
     }
     let file = dir.path_of(name).display().to_string();
-    let reason = Reason { at: chrono::Utc::now(), file, offset, reason };
-    let text = serde_json::to_vec_pretty(&reason).map_err(|e| crate::record::json::unserializable("reason", &e))?;
+    let note = Note { at: chrono::Utc::now(), file, offset, reason };
+    let text = serde_json::to_vec_pretty(&note).map_err(|e| crate::record::json::unserializable("reason", &e))?;
     atomic::replace(&root.quarantine, &format!("{kept}.reason.json"), &text, Sync::Yes)?;
     atomic::replace(&root.quarantine, &kept, bytes, Sync::Yes)?;
-    tracing::warn!(file = %dir.path_of(name).display(), kept, reason = reason.reason, "damaged bytes were copied to the quarantine");
+    tracing::warn!(file = %dir.path_of(name).display(), kept, reason, "damaged bytes were copied to the quarantine");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::atomic::{self, Sync};
 use super::fs::{Dir, File, Lock};
@@ -40,8 +40,9 @@ pub(crate) struct Root {
     pub(crate) quarantine: Dir,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Format {
+/// `format.json`.
+#[derive(Serialize)]
+struct Marker {
     format: u64,
     created_by: String,
     created_at: chrono::DateTime<chrono::Utc>,
@@ -125,9 +126,9 @@ impl Root {
             Dir::open(parent)?.sync()?;
         }
         let created_by = concat!("fiefdom ", env!("CARGO_PKG_VERSION")).to_owned();
-        let format = Format { format: FORMAT, created_by, created_at: chrono::Utc::now() };
+        let marker = Marker { format: FORMAT, created_by, created_at: chrono::Utc::now() };
         let mut bytes =
-            serde_json::to_vec_pretty(&format).map_err(|e| crate::record::json::unserializable("format", &e))?;
+            serde_json::to_vec_pretty(&marker).map_err(|e| crate::record::json::unserializable("format", &e))?;
         bytes.push(b'\n');
         atomic::replace(&self.internal, layout::FORMAT, &bytes, Sync::Yes)
     }

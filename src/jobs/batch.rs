@@ -130,7 +130,12 @@ impl Batch {
     /// [`Error::InvalidInput`] for no items, or one id twice; [`Error::TooLarge`] for more than
     /// [`MAX_ITEMS`]; [`Error::AlreadyExists`] for the batch or the instance of an item. Nothing is
     /// made then.
-    pub async fn create<I: Instance>(store: &Store<I>, id: InstanceId, items: Vec<BatchItem>, settings: BatchSettings) -> Result<Self> {
+    pub async fn create<I: Instance>(
+        store: &Store<I>,
+        id: InstanceId,
+        items: Vec<BatchItem>,
+        settings: BatchSettings,
+    ) -> Result<Self> {
         check(&items)?;
         let view = store.view();
         let ids: Vec<InstanceId> = items.iter().map(|item| item.id.clone()).collect();
@@ -177,7 +182,9 @@ impl Batch {
         let instance = store.of_kind(BatchKind).await?.get(id).await?;
         let record = instance.record().await?;
         let Some(total) = record.state.total else {
-            let reason = format!("the creation of batch {id} was cut short, and none of its jobs was begun; delete it and make it again");
+            let reason = format!(
+                "the creation of batch {id} was cut short, and none of its jobs was begun; delete it and make it again"
+            );
             return Err(Error::InvalidInput { what: "batch", reason });
         };
         let items = read_items(&instance, &record, total).await?;
@@ -190,7 +197,12 @@ impl Batch {
     /// # Errors
     ///
     /// Those of both, and [`Error::InvalidInput`] when the batch has other items.
-    pub async fn open<I: Instance>(store: &Store<I>, id: InstanceId, items: Vec<BatchItem>, settings: BatchSettings) -> Result<Self> {
+    pub async fn open<I: Instance>(
+        store: &Store<I>,
+        id: InstanceId,
+        items: Vec<BatchItem>,
+        settings: BatchSettings,
+    ) -> Result<Self> {
         let instance = match store.of_kind(BatchKind).await?.get(&id).await {
             Err(Error::NotFound { .. }) => return Self::create(store, id, items, settings).await,
             other => other?,
@@ -249,11 +261,21 @@ impl Batch {
     }
 }
 
-async fn read_items(instance: &InstanceRef<BatchKind>, record: &Record<BatchState>, total: u64) -> Result<Vec<BatchItem>> {
+async fn read_items(
+    instance: &InstanceRef<BatchKind>,
+    record: &Record<BatchState>,
+    total: u64,
+) -> Result<Vec<BatchItem>> {
     let (live, permit) = instance.admitted().await?;
     let id = record.id.clone();
     blocking::run(move || {
-        let missing = || Error::corrupt(&live.core.lane.dir.path_of(layout::WORKSPACE).join(layout::BATCH_ITEMS), None, format!("the items of batch {id} are missing"));
+        let missing = || {
+            Error::corrupt(
+                &live.core.lane.dir.path_of(layout::WORKSPACE).join(layout::BATCH_ITEMS),
+                None,
+                format!("the items of batch {id} are missing"),
+            )
+        };
         let dir = live.core.lane.dir.open_dir(layout::WORKSPACE)?.ok_or_else(missing)?;
         let mut file = dir.open_file(layout::BATCH_ITEMS)?.ok_or_else(missing)?;
         let bytes = file.read_all(ITEMS_BYTES)?;
@@ -264,7 +286,11 @@ async fn read_items(instance: &InstanceRef<BatchKind>, record: &Record<BatchStat
             offset += line.len() as u64;
         }
         drop(permit);
-        if items.len() as u64 == total { Ok(items) } else { Err(Error::corrupt(file.path(), Some(offset), format!("it holds {} items, not {total}", items.len()))) }
+        if items.len() as u64 == total {
+            Ok(items)
+        } else {
+            Err(Error::corrupt(file.path(), Some(offset), format!("it holds {} items, not {total}", items.len())))
+        }
     })
     .await
 }
@@ -275,7 +301,11 @@ fn check(items: &[BatchItem]) -> Result<()> {
         return refuse("it has no jobs".into());
     }
     if items.len() > MAX_ITEMS {
-        return Err(Error::TooLarge { what: "number of jobs in a batch", bytes: items.len() as u64, limit: MAX_ITEMS as u64 });
+        return Err(Error::TooLarge {
+            what: "number of jobs in a batch",
+            bytes: items.len() as u64,
+            limit: MAX_ITEMS as u64,
+        });
     }
     let mut seen = std::collections::HashSet::new();
     match items.iter().find(|item| !seen.insert(&item.id)) {

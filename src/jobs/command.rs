@@ -88,7 +88,12 @@ impl Instance for CommandJob {
         if input.command.trim().is_empty() {
             return Err("the command is empty".into());
         }
-        Ok(CommandState { command: input.command, env_names: input.env.into_keys().collect(), exit_code: None, group: None })
+        Ok(CommandState {
+            command: input.command,
+            env_names: input.env.into_keys().collect(),
+            exit_code: None,
+            group: None,
+        })
     }
 }
 
@@ -185,4 +190,3 @@ fn last_line(path: &Path) -> Option<String> {
     let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
     Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
 }
-

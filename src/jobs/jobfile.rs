@@ -106,10 +106,8 @@ pub fn parse(
             Ok(None) => {}
             Ok(Some(_)) if jobs.len() == MAX_JOBS => {
                 // Reading on could only fill the memory.
-                problems.add(JobFileProblem::at(
-                    line,
-                    format!("a job file holds at most {MAX_JOBS} jobs; split it here."),
-                ));
+                problems
+                    .add(JobFileProblem::at(line, format!("a job file holds at most {MAX_JOBS} jobs; split it here.")));
                 break;
             }
             Ok(Some(job)) => jobs.push(job),
@@ -161,30 +159,16 @@ fn parse_line(
         return Ok(None);
     }
     if !job.starts_with('{') {
-        return Ok(Some(JobLine {
-            line,
-            id: None,
-            cmd: job.to_owned(),
-            env: BTreeMap::new(),
-            tags: BTreeMap::new(),
-        }));
+        return Ok(Some(JobLine { line, id: None, cmd: job.to_owned(), env: BTreeMap::new(), tags: BTreeMap::new() }));
     }
     let object: JobObject = serde_json::from_str(job).map_err(|error| {
         let indent = text.len() - job.len();
         json_problem(line, text, indent, &error)
     })?;
     if let Some(id) = &object.id {
-        check_id(id).map_err(|why| {
-            JobFileProblem::at(line, format!("the id {id:?} cannot be used: {why}"))
-        })?;
+        check_id(id).map_err(|why| JobFileProblem::at(line, format!("the id {id:?} cannot be used: {why}")))?;
     }
-    Ok(Some(JobLine {
-        line,
-        id: object.id,
-        cmd: object.cmd,
-        env: object.env,
-        tags: object.tags,
-    }))
+    Ok(Some(JobLine { line, id: object.id, cmd: object.cmd, env: object.env, tags: object.tags }))
 }
 
 /// Turns what serde_json says of one line into a problem with a hint.
@@ -246,9 +230,8 @@ impl Problems {
     fn into_list(mut self) -> Vec<JobFileProblem> {
         let more = self.total - self.first.len();
         if more > 0 {
-            self.first.push(JobFileProblem::of_file(format!(
-                "{more} more problems are not shown; correct these first."
-            )));
+            self.first
+                .push(JobFileProblem::of_file(format!("{more} more problems are not shown; correct these first.")));
         }
         self.first
     }

@@ -126,9 +126,7 @@ impl RetryPolicy {
         // Every step is exact or rounded, never overflowing: a share of at most
         // 1 cannot push a Duration over its range by more than rounding, which
         // the two last calls undo.
-        Duration::try_from_secs_f64(ceiling.as_secs_f64() * share)
-            .unwrap_or(ceiling)
-            .min(ceiling)
+        Duration::try_from_secs_f64(ceiling.as_secs_f64() * share).unwrap_or(ceiling).min(ceiling)
     }
 
     /// `min(max_delay, base * factor ^ (attempt - 1))`.
@@ -141,9 +139,7 @@ impl RetryPolicy {
         let seconds = self.base.as_secs_f64() * self.factor.max(1.0).powf(f64::from(doublings));
         // powf saturates to infinity, and what no Duration can hold is surely
         // above the longest wait.
-        Duration::try_from_secs_f64(seconds)
-            .unwrap_or(self.max_delay)
-            .min(self.max_delay)
+        Duration::try_from_secs_f64(seconds).unwrap_or(self.max_delay).min(self.max_delay)
     }
 }
 

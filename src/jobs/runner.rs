@@ -133,7 +133,14 @@ impl<J: Job> Runner<J> {
     #[must_use]
     pub fn new(store: Store<J>) -> Self {
         let concurrency = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { store, concurrency, retry: RetryPolicy::none(), timeout: None, grace: GRACE, stop: CancellationToken::new() }
+        Self {
+            store,
+            concurrency,
+            retry: RetryPolicy::none(),
+            timeout: None,
+            grace: GRACE,
+            stop: CancellationToken::new(),
+        }
     }
 
     /// Jobs at once, at least 1.
@@ -311,7 +318,8 @@ impl<J: Job> Work<J> {
         let stop = CancellationToken::new();
         let attempt = Attempt { number, input: Arc::clone(input), grace: self.grace, stop: stop.clone() };
         let (kind, for_task) = (Arc::clone(self.store.kind()), session.clone());
-        let mut task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { kind.run(for_task, attempt).await }));
+        let mut task =
+            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { kind.run(for_task, attempt).await }));
         let timeout = async {
             match self.timeout {
                 Some(timeout) => tokio::time::sleep(timeout).await,
@@ -384,5 +392,9 @@ async fn conclude<J: Job>(session: &Session<J>, attempt: u32, ended: &Ended, aga
 }
 
 fn shorten(text: &str) -> String {
-    if text.chars().count() <= REASON_CHARS { text.to_owned() } else { text.chars().take(REASON_CHARS).chain(['…']).collect() }
+    if text.chars().count() <= REASON_CHARS {
+        text.to_owned()
+    } else {
+        text.chars().take(REASON_CHARS).chain(['…']).collect()
+    }
 }

@@ -121,7 +121,7 @@ fn recover_instance(root: &Arc<Root>, id: &InstanceId, remains: Remains, dead: &
     for line in remains.lines {
         let Some(uid) = line.commit.as_ref().map(|c| c.uid) else { continue };
         match lives.iter_mut().find(|(known, _)| *known == uid) {
-            Some((_, lines)) => lines.push(line),
+            Some((_, life)) => life.push(line),
             None => lives.push((uid, vec![line])),
         }
     }

@@ -312,6 +312,8 @@ mod tests {
     use std::os::unix::ffi::OsStrExt as _;
     use std::path::PathBuf;
 
+    use serde::Serialize;
+
     use super::*;
 
     #[derive(Serialize)]

@@ -36,7 +36,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 a job failed, 2 wrong usage or i
 impl Args {
     pub(crate) fn data_root(&self) -> Result<DataRoot, Failure> {
         match &self.root {
-            Some(path) if path.as_os_str().is_empty() => Err(Failure::Usage("--root is empty; name a directory".into())),
+            Some(path) if path.as_os_str().is_empty() => {
+                Err(Failure::Usage("--root is empty; name a directory".into()))
+            }
             Some(path) => Ok(DataRoot::at(path)),
             None => Ok(DataRoot::from_env(ROOT_VARIABLE, ".fiefdom")?),
         }

@@ -8,7 +8,10 @@ use crate::failure::{DONE, Failure, code_of};
 use crate::output::Output;
 
 /// Runs `work` on an open store, and shuts it down whatever comes of it.
-async fn with_store<T>(root: DataRoot, work: impl AsyncFnOnce(&Store<Untyped>) -> Result<T, Failure>) -> Result<T, Failure> {
+async fn with_store<T>(
+    root: DataRoot,
+    work: impl AsyncFnOnce(&Store<Untyped>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let store = Store::open(root, Untyped).await?;
     let outcome = work(&store).await;
     let closed = store.shutdown().await;
@@ -56,7 +59,8 @@ pub(crate) async fn update(root: DataRoot, out: Output, args: Update) -> Result<
 }
 
 pub(crate) async fn append(root: DataRoot, out: Output, args: Append) -> Result<u8, Failure> {
-    let seq = with_store(root, async |store| Ok(store.get(&args.id).await?.append(&args.kind, args.data).await?)).await?;
+    let seq =
+        with_store(root, async |store| Ok(store.get(&args.id).await?.append(&args.kind, args.data).await?)).await?;
     out.line(seq.to_string())?;
     out.document(&json!({ "seq": seq }))?;
     Ok(DONE)
@@ -120,7 +124,7 @@ mod tests {
             (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
             (json!({"a":"foo"}), json!(null), json!(null)),
             (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
-            (json!([1,2]), json!({"a":"b","c":null}), json!({"a":"b"})),
+            (json!([1, 2]), json!({"a":"b","c":null}), json!({"a":"b"})),
             (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
         ];
         for (mut target, patch, result) in cases {

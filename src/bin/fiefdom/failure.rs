@@ -21,7 +21,10 @@ pub(crate) enum Failure {
     /// The command line or its input is wrong, in a sentence that says what would be right.
     Usage(String),
     /// A file of jobs is wrong.
-    Jobs { file: String, problems: Vec<JobFileProblem> },
+    Jobs {
+        file: String,
+        problems: Vec<JobFileProblem>,
+    },
     /// Standard output cannot be written.
     Output(io::Error),
     /// Standard output is closed: its reader has enough.

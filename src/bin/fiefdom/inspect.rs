@@ -19,7 +19,9 @@ const POLL: Duration = Duration::from_millis(100);
 fn open(root: DataRoot) -> Result<View, Failure> {
     let view = View::open(root)?;
     if view.recover() == Waiting::DeadWriter {
-        eprintln!("fiefdom: a process died with commits that are not in the files yet, and they cannot be recovered now: what follows may be behind");
+        eprintln!(
+            "fiefdom: a process died with commits that are not in the files yet, and they cannot be recovered now: what follows may be behind"
+        );
     }
     Ok(view)
 }
@@ -35,7 +37,8 @@ pub(crate) fn list(root: DataRoot, out: Output, args: &Ls) -> Result<u8, Failure
     for (_, error) in &listing.damaged {
         eprintln!("fiefdom: {error}");
     }
-    let damaged: Vec<Value> = listing.damaged.iter().map(|(id, e)| json!({ "instance_id": id, "error": e.to_string() })).collect();
+    let damaged: Vec<Value> =
+        listing.damaged.iter().map(|(id, e)| json!({ "instance_id": id, "error": e.to_string() })).collect();
     out.document(&json!({ "instances": listing.records, "damaged": damaged }))?;
     if listing.records.is_empty() {
         if !out.json && io::stdout().is_terminal() {
@@ -113,13 +116,19 @@ fn print_event(out: Output, event: &Event) -> Result<(), Failure> {
     out.document(event)?;
     let data = event.data.get();
     let data = if data == "null" { "" } else { data };
-    out.line(format!("{:>6}  {}  {}  {data}", event.seq, event.at.format("%Y-%m-%d %H:%M:%S%.3f"), event.kind).trim_end())
+    out.line(
+        format!("{:>6}  {}  {}  {data}", event.seq, event.at.format("%Y-%m-%d %H:%M:%S%.3f"), event.kind).trim_end(),
+    )
 }
 
 pub(crate) async fn logs(root: DataRoot, out: Output, args: &Logs) -> Result<u8, Failure> {
     let view = open(root)?;
     view.record(&args.id)?;
-    let mut streams: Vec<Log> = ["stdout", "stderr"].into_iter().zip(view.log_paths(&args.id)).map(|(name, path)| Log::new(name, &path)).collect();
+    let mut streams: Vec<Log> = ["stdout", "stderr"]
+        .into_iter()
+        .zip(view.log_paths(&args.id))
+        .map(|(name, path)| Log::new(name, &path))
+        .collect();
     let mut last = None;
     loop {
         // In this order: what was printed before the end is there after the end was seen.

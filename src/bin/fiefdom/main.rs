@@ -20,7 +20,8 @@ use output::Output;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let level = [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE][usize::from(args.verbose.min(3))];
+    let level = [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE]
+        [usize::from(args.verbose.min(3))];
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).compact().init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

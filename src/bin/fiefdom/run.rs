@@ -5,7 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use console::style;
-use fiefdom::jobs::{Batch, BatchItem, BatchSettings, CommandInput, CommandJob, JobLine, JobReport, Outcome, RetryPolicy, Runner, Summary, parse_job_file};
+use fiefdom::jobs::{
+    Batch, BatchItem, BatchSettings, CommandInput, CommandJob, JobLine, JobReport, Outcome, RetryPolicy, Runner,
+    Summary, parse_job_file,
+};
 use fiefdom::{DataRoot, InstanceId, Store};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -56,7 +59,11 @@ fn read_jobs(path: &Path) -> Result<Vec<JobLine>, Failure> {
     } else {
         std::fs::File::open(path).and_then(|file| file.take(JOB_FILE_BYTES + 1).read_to_end(&mut bytes))
     };
-    read.map_err(|e| Failure::Usage(format!("could not read the jobs from {name}: {e}; name a file of jobs, or - for standard input")))?;
+    read.map_err(|e| {
+        Failure::Usage(format!(
+            "could not read the jobs from {name}: {e}; name a file of jobs, or - for standard input"
+        ))
+    })?;
     if bytes.len() as u64 > JOB_FILE_BYTES {
         return Err(Failure::Usage(format!("{name} is larger than {JOB_FILE_BYTES} bytes; split it")));
     }
@@ -88,10 +95,17 @@ fn override_settings(settings: &mut BatchSettings, how: &How) {
     }
 }
 
-async fn drive(root: &DataRoot, out: Output, store: &Store<CommandJob>, batch: &Batch, how: &How) -> Result<u8, Failure> {
+async fn drive(
+    root: &DataRoot,
+    out: Output,
+    store: &Store<CommandJob>,
+    batch: &Batch,
+    how: &How,
+) -> Result<u8, Failure> {
     let mut settings = batch.settings().clone();
     override_settings(&mut settings, how);
-    let mut runner = Runner::new(store.clone()).retry(RetryPolicy::attempts(settings.retries + 1)).timeout(settings.timeout());
+    let mut runner =
+        Runner::new(store.clone()).retry(RetryPolicy::attempts(settings.retries + 1)).timeout(settings.timeout());
     if let Some(jobs) = settings.concurrency {
         runner = runner.concurrency(jobs);
     }
@@ -204,7 +218,11 @@ fn print_summary(out: Output, summary: &Summary, resume: &str) -> Result<(), Fai
         "failed": summary.failed, "cancelled": summary.cancelled, "unfinished": summary.unfinished,
         "seconds": summary.elapsed.as_secs_f64(),
     }))?;
-    let already = if summary.already_succeeded > 0 { format!(" ({} of them before)", summary.already_succeeded) } else { String::new() };
+    let already = if summary.already_succeeded > 0 {
+        format!(" ({} of them before)", summary.already_succeeded)
+    } else {
+        String::new()
+    };
     let mut parts = vec![format!("{} succeeded{already}", summary.succeeded)];
     let counts = [(summary.failed, "failed"), (summary.cancelled, "cancelled"), (summary.unfinished, "unfinished")];
     parts.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
@@ -214,7 +232,14 @@ fn print_summary(out: Output, summary: &Summary, resume: &str) -> Result<(), Fai
     out.line(format!("\n{} of {} jobs in {} ({rate:.1}/s)", parts.join(", "), summary.total, short(summary.elapsed)))?;
     if !summary.reports.is_empty() {
         out.line("")?;
-        let row = |r: &JobReport| vec![r.id.to_string(), r.attempt.to_string(), r.path.join("logs").display().to_string(), r.error.clone().unwrap_or_default()];
+        let row = |r: &JobReport| {
+            vec![
+                r.id.to_string(),
+                r.attempt.to_string(),
+                r.path.join("logs").display().to_string(),
+                r.error.clone().unwrap_or_default(),
+            ]
+        };
         let rows: Vec<Vec<String>> = summary.reports.iter().map(row).collect();
         out.table(&["FAILED", "ATTEMPT", "LOGS", "ERROR"], &rows)?;
     }

@@ -32,24 +32,11 @@ fn lines_are_commands_objects_or_nothing() {
          :; { a; b; }  ",
     );
     let map = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
-    let plain = |line, cmd: &str| JobLine {
-        line,
-        id: None,
-        cmd: cmd.into(),
-        env: BTreeMap::new(),
-        tags: BTreeMap::new(),
-    };
-    let object = JobLine {
-        line: 6,
-        id: Some("t".into()),
-        cmd: "a\nb".into(),
-        env: map("_A1", "x"),
-        tags: map("k k", "v"),
-    };
-    assert_eq!(
-        found,
-        [plain(3, "make -C docs # not a comment"), object, plain(7, ":; { a; b; }  ")]
-    );
+    let plain =
+        |line, cmd: &str| JobLine { line, id: None, cmd: cmd.into(), env: BTreeMap::new(), tags: BTreeMap::new() };
+    let object =
+        JobLine { line: 6, id: Some("t".into()), cmd: "a\nb".into(), env: map("_A1", "x"), tags: map("k k", "v") };
+    assert_eq!(found, [plain(3, "make -C docs # not a comment"), object, plain(7, ":; { a; b; }  ")]);
 }
 
 #[test]

@@ -134,9 +134,7 @@ fn has_leftovers(pid: u32, start_time: u64) -> io::Result<bool> {
         leader => {
             let mut found = false;
             for_each_process(|stat| {
-                found |= stat.group == pid
-                    && stat.lives()
-                    && (leader.is_some() || is_marked_orphan(&stat, start_time));
+                found |= stat.group == pid && stat.lives() && (leader.is_some() || is_marked_orphan(&stat, start_time));
             })?;
             Ok(found)
         }
@@ -152,9 +150,9 @@ fn is_marked_orphan(stat: &Stat, start_time: u64) -> bool {
     }
     // Not readable for processes of others, which cannot be killed either.
     fs::read(format!("/proc/{}/environ", stat.pid)).is_ok_and(|environ| {
-        environ.split(|&byte| byte == 0).any(|variable| {
-            variable.strip_prefix(MARK.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
-        })
+        environ
+            .split(|&byte| byte == 0)
+            .any(|variable| variable.strip_prefix(MARK.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")))
     })
 }
 
@@ -197,9 +195,7 @@ pub(super) async fn is_live(group: u32, since: Instant) -> io::Result<bool> {
 }
 
 /// Runs something that reads much of `/proc` where it holds up no other task.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 

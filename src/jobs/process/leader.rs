@@ -84,8 +84,7 @@ impl Leader {
     /// # Errors
     /// When it has been reaped already.
     pub(super) fn reap(&mut self) -> io::Result<Exit> {
-        let mut child =
-            self.child.take().ok_or_else(|| io::Error::other("the shell was reaped before"))?;
+        let mut child = self.child.take().ok_or_else(|| io::Error::other("the shell was reaped before"))?;
         Ok(child.wait()?.into())
     }
 }
@@ -106,9 +105,11 @@ impl Drop for Leader {
 /// For 0 and 1, which `kill` takes for "my own group" and "everything", and for
 /// what no process id can be.
 pub(super) fn pid_of(pid: u32) -> io::Result<Pid> {
-    i32::try_from(pid).ok().filter(|&pid| pid > 1).and_then(Pid::from_raw).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, format!("{pid} is no process group id"))
-    })
+    i32::try_from(pid)
+        .ok()
+        .filter(|&pid| pid > 1)
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{pid} is no process group id")))
 }
 
 /// Has a child that was killed, or is about to exit, waited for. A destructor

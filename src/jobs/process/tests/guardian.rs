@@ -45,8 +45,7 @@ fn signal(pid: u32, signal: Signal) {
 #[tokio::test]
 async fn what_is_registered_is_killed_and_what_was_struck_off_is_not() {
     let guardian = Guardian::start().unwrap();
-    let (mut registered, mut unknown_start, struck) =
-        (Stranger::start(), Stranger::start(), Stranger::start());
+    let (mut registered, mut unknown_start, struck) = (Stranger::start(), Stranger::start(), Stranger::start());
     let start = |of: &Stranger| group::start_time(of.pid());
     let _first = guardian.register(registered.pid(), start(&registered)).await.unwrap();
     let second = guardian.register(struck.pid(), start(&struck)).await.unwrap();
@@ -72,12 +71,8 @@ async fn a_group_whose_id_was_given_out_anew_is_spared() {
 async fn members_of_a_group_are_killed_when_its_leader_is_gone() {
     let scratch = Scratch::new();
     let guardian = Guardian::start().unwrap();
-    let mut leader = Command::new("sh")
-        .args(["-c", "sleep 1000 & :"])
-        .current_dir(&scratch.0)
-        .process_group(0)
-        .spawn()
-        .unwrap();
+    let mut leader =
+        Command::new("sh").args(["-c", "sleep 1000 & :"]).current_dir(&scratch.0).process_group(0).spawn().unwrap();
     let pid = leader.id();
     let start = group::start_time(pid);
     let _registration = guardian.register(pid, start).await.unwrap();
