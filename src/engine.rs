@@ -181,6 +181,13 @@ impl Engine {
     }
 }
 
+impl Drop for Engine {
+    /// Without [`Engine::shutdown`] the actors end, and the log is left for recovery.
+    fn drop(&mut self) {
+        self.registry.stop(None);
+    }
+}
+
 impl Ground {
     fn stamp(&self, epoch: u64) -> Stamp {
         Stamp {

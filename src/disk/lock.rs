@@ -17,6 +17,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::fs::{Dir, File, Lock};
+use super::host::host_name;
 use super::layout;
 use super::root::Root;
 use crate::error::{Error, Owner, Result};
@@ -79,10 +80,6 @@ fn owner_of(root: &Root, dir: &Dir) -> Option<Box<Owner>> {
 fn read_owner(writer: &Dir) -> Result<Option<Owner>> {
     let Some(mut file) = writer.open_file(layout::WRITER_LOCK)? else { return Ok(None) };
     Ok(serde_json::from_slice(&file.read_all(OWNER_BYTES)?).ok())
-}
-
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// The right to write to a root: a directory of its own with a lock, for the life of the process.

@@ -4,6 +4,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod fs;
+pub(crate) mod host;
 pub(crate) mod layout;
 pub(crate) mod lock;
 pub(crate) mod quarantine;

@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError};
 use super::commit::{self, Commit, Header, JOURNAL_FORMAT};
 use super::segment::{Failure, Segment};
 use super::service::Shared;
+use crate::disk::host::boot_id;
 use crate::disk::lock::Writer;
 use crate::error::{Error, Result};
 use crate::options::Durability;
@@ -192,11 +193,6 @@ fn finish(commit: Commit, outcome: impl FnOnce(InstanceId) -> Result<()>) {
     if catch_unwind(AssertUnwindSafe(move || done(outcome))).is_err() {
         tracing::error!(%id, "what waits for a commit panicked");
     }
-}
-
-/// What tells one run of the system from the next; empty where the system does not say.
-pub(super) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 impl Shared {

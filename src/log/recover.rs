@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use super::commit::{CommitMeta, Line};
 use super::events::{self, EventWriter, Lines, Position};
-use super::journal::boot_id;
 use super::lane::sync_files;
 use super::{activate, segment};
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, Lock};
+use crate::disk::host::boot_id;
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
 use crate::error::{Error, Result};

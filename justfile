@@ -1,0 +1,11 @@
+# The gate: what CI runs. `just` alone lists the recipes.
+gate:
+    bash .ci/run
+
+# Every benchmark; `just bench update` one group. docs/performance.md says how to read it.
+bench *GROUP:
+    cargo bench --bench paths -- {{GROUP}}
+
+# The main job on the input that ships with the repository.
+demo:
+    JOBS_DATA="$PWD/examples/jobs/data" cargo run -- --root target/demo run --retries 1 --timeout 5s examples/jobs/jobs.txt

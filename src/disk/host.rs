@@ -1,0 +1,12 @@
+//! What this machine says of itself.
+
+/// What tells one run of the system from the next: after a reboot it is another. Empty where the
+/// system does not say.
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// The name of the machine, for messages.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
