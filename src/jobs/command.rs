@@ -104,6 +104,10 @@ impl Job for CommandJob {
         }
         let input = CommandInput::deserialize(&*attempt.input)?;
         let spec = prepare_command(&session, input).await?;
+        if !session.prepared().is_alive() {
+            // Somebody killed it. Without it the jobs would outlive us if we died.
+            session.prepared().restart().await?;
+        }
         let gated = process::spawn(&spec)?;
         drop(spec);
         let (group, pid) = (gated.group_id(), gated.pid());
@@ -120,12 +124,10 @@ impl Job for CommandJob {
         let logs = session.path().join(layout::LOGS);
         let exit = watch(running, &attempt, &logs).await?;
         let code = exit.code;
-        if code == Some(0) {
-            // The last attempt is over and its processes are gone.
-            session.update(move |state| (state.exit_code, state.group) = (code, None)).await?;
+        session.update(move |state| (state.exit_code, state.group) = (code, None)).await?;
+        if exit.success() {
             return Ok(());
         }
-        session.update(move |state| (state.exit_code, state.group) = (code, None)).await?;
         let last_line = blocking::run(move || Ok(last_line(&logs.join(layout::STDERR)))).await?;
         Err(match last_line {
             Some(line) => format!("{exit}: {line}"),
@@ -162,7 +164,11 @@ async fn watch(mut running: Running, attempt: &Attempt, logs: &Path) -> Result<E
         tokio::select! {
             biased;
             exit = running.wait() => {
-                return Ok(exit?);
+                let exit = exit?;
+                if running.has_leftovers() {
+                    tracing::warn!(logs = %logs.display(), "processes of a job that has ended could not be killed");
+                }
+                return Ok(exit);
             }
             () = attempt.stopped() => {
                 running.terminate(attempt.grace).await?;

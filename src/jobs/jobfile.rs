@@ -21,16 +21,16 @@ use serde::{Deserialize, Serialize};
 /// The longest line in bytes, its end not counted: Linux takes no argument of a
 /// program longer than 128 KiB with its closing NUL (`MAX_ARG_STRLEN`), and a
 /// command is handed to the shell as one argument.
-pub const MAX_LINE_BYTES: usize = 128 * 1024 - 1;
+pub(super) const MAX_LINE_BYTES: usize = 128 * 1024 - 1;
 
 /// The largest number of jobs in one file.
-pub const MAX_JOBS: usize = 1_000_000;
+pub(super) const MAX_JOBS: usize = 1_000_000;
 
 /// The largest number of problems described one by one.
-pub const MAX_PROBLEMS: usize = 20;
+pub(super) const MAX_PROBLEMS: usize = 20;
 
 /// Names of environment variables with this beginning belong to fiefdom.
-pub const RESERVED_ENV_PREFIX: &str = "FIEFDOM_";
+pub(super) const RESERVED_ENV_PREFIX: &str = "FIEFDOM_";
 
 /// One job of a job file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,7 +171,7 @@ fn parse_line(
     Ok(Some(JobLine { line, id: object.id, cmd: object.cmd, env: object.env, tags: object.tags }))
 }
 
-/// Turns what serde_json says of one line into a problem with a hint.
+/// Turns what `serde_json` says of one line into a problem with a hint.
 fn json_problem(line: usize, text: &str, indent: usize, error: &serde_json::Error) -> JobFileProblem {
     let full = error.to_string();
     // serde_json repeats the place, counted in the one line it was given.
@@ -193,7 +193,9 @@ fn json_problem(line: usize, text: &str, indent: usize, error: &serde_json::Erro
 
 /// Reports every id that an earlier line has already.
 fn find_duplicates(jobs: &[JobLine], problems: &mut Problems) {
-    let mut first_lines: HashMap<&str, usize> = HashMap::new();
+    let ids = jobs.iter().filter(|job| job.id.is_some()).count();
+    // Sized at once: growing would hash every id several times over.
+    let mut first_lines: HashMap<&str, usize> = HashMap::with_capacity(ids);
     for job in jobs {
         let Some(id) = &job.id else { continue };
         // The first line of an id stays in the map, so a third use names it too.

@@ -15,5 +15,5 @@ pub use command::{CommandInput, CommandJob, CommandState};
 pub use job::{Attempt, Job};
 pub use jobfile::{JobFileProblem, JobLine, parse as parse_job_file};
 pub use process::Guardian;
-pub use retry::RetryPolicy;
+pub use retry::{Jitter, RetryPolicy};
 pub use runner::{JobReport, Outcome, Runner, Summary};

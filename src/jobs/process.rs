@@ -42,6 +42,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, test_kill_process_group};
 
+use crate::disk::host::boot_id;
+
 mod exit;
 mod group;
 mod guardian;
@@ -49,9 +51,10 @@ mod leader;
 #[cfg(test)]
 mod tests;
 
-pub use exit::Exit;
-pub use group::{GroupId, boot_id};
-pub use guardian::{Guardian, Registration};
+pub(crate) use exit::Exit;
+pub(crate) use group::GroupId;
+pub use guardian::Guardian;
+pub(crate) use guardian::Registration;
 use leader::{Leader, Watch};
 
 /// What the shell of a job runs, with the command as its only argument.
@@ -73,19 +76,19 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// A command to start.
 #[derive(Debug)]
-pub struct CommandSpec {
+pub(crate) struct CommandSpec {
     /// The command, as for `sh -c`. Error messages of the shell name it
     /// `fiefdom-job`.
-    pub command: String,
+    pub(crate) command: String,
     /// The working directory.
-    pub cwd: PathBuf,
+    pub(crate) cwd: PathBuf,
     /// Environment variables to set besides those the runner has itself.
-    pub env: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
     /// Where standard output goes. A job and its retries may share one file if it
     /// was opened for appending.
-    pub stdout: File,
+    pub(crate) stdout: File,
     /// Where standard error goes; may be a clone of `stdout`.
-    pub stderr: File,
+    pub(crate) stderr: File,
 }
 
 /// Starts the shell of a job in a new process group and leaves it waiting at the
@@ -98,7 +101,7 @@ pub struct CommandSpec {
 /// When the working directory cannot be entered (the message names it), when the
 /// command or a variable holds a NUL byte or is too long for the system, or when
 /// no process can be started. Nothing is left running then.
-pub fn spawn(spec: &CommandSpec) -> io::Result<Gated> {
+pub(crate) fn spawn(spec: &CommandSpec) -> io::Result<Gated> {
     let mut command = Command::new("/bin/sh");
     command
         .args(["-c", GATE, "fiefdom-job", &spec.command])
@@ -131,7 +134,7 @@ pub fn spawn(spec: &CommandSpec) -> io::Result<Gated> {
 /// Dropping it closes the gate for good, kills the shell and has it reaped in the
 /// background.
 #[derive(Debug)]
-pub struct Gated {
+pub(crate) struct Gated {
     // Before the leader, to be closed before that is killed.
     gate: ChildStdin,
     leader: Leader,
@@ -141,23 +144,15 @@ pub struct Gated {
 impl Gated {
     /// The process id of the shell, which is the id of its group too.
     #[must_use]
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.leader.id()
-    }
-
-    /// When the shell was started, in clock ticks since boot; `None` where the
-    /// system has no `/proc`.
-    #[must_use]
-    pub fn start_time(&self) -> Option<u64> {
-        self.start_time
     }
 
     /// What identifies the group to a later runner; `None` where the system has
     /// no `/proc`.
     #[must_use]
-    pub fn group_id(&self) -> Option<GroupId> {
-        let boot_id = boot_id().ok()?.to_owned();
-        Some(GroupId { pgid: self.pid(), start_time: self.start_time?, boot_id })
+    pub(crate) fn group_id(&self) -> Option<GroupId> {
+        Some(GroupId { pgid: self.pid(), start_time: self.start_time?, boot_id: boot_id() })
     }
 
     /// Registers the group with the guardian and then lets the job run.
@@ -171,7 +166,7 @@ impl Gated {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
-    pub async fn open(self, guardian: &Guardian) -> io::Result<Running> {
+    pub(crate) async fn open(self, guardian: &Guardian) -> io::Result<Running> {
         let Self { mut gate, leader, start_time } = self;
         let watch = Watch::new(&leader);
         let registration = guardian.register(leader.id(), start_time).await?;
@@ -202,7 +197,7 @@ enum State {
 /// Dropping it kills the whole group at once; the shell is reaped in the
 /// background.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     leader: Leader,
     watch: Watch,
     registration: Option<Registration>,
@@ -213,7 +208,7 @@ impl Running {
     /// The process id of the shell, which is the id of its group too. Once
     /// [`wait`](Self::wait) has returned, it may belong to another process.
     #[must_use]
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.leader.id()
     }
 
@@ -229,7 +224,7 @@ impl Running {
     /// When the shell cannot be waited for, which only happens if something else
     /// in this process reaps all children (or `SIGCHLD` is ignored). No signal is
     /// sent to the group from then on, as its id may be another's.
-    pub async fn wait(&mut self) -> io::Result<Exit> {
+    pub(crate) async fn wait(&mut self) -> io::Result<Exit> {
         if let State::Runs = self.state {
             self.watch.exited(&self.leader).await?;
             // No await from the exit to the end of `finish`, so that a dropped
@@ -260,7 +255,7 @@ impl Running {
     ///
     /// # Errors
     /// As [`wait`](Self::wait), and when the group cannot be signalled.
-    pub async fn terminate(&mut self, grace: Duration) -> io::Result<Exit> {
+    pub(crate) async fn terminate(&mut self, grace: Duration) -> io::Result<Exit> {
         if let State::Runs = self.state {
             let asked = Instant::now();
             self.leader.signal(Signal::TERM)?;
@@ -273,37 +268,11 @@ impl Running {
         self.wait().await
     }
 
-    /// Kills the whole group with `SIGKILL`; [`wait`](Self::wait) must follow.
-    /// Does nothing once the job is over.
-    ///
-    /// # Errors
-    /// When the group cannot be signalled.
-    pub fn kill_group(&self) -> io::Result<()> {
-        self.leader.signal(Signal::KILL)
-    }
-
-    /// Pauses the whole group with `SIGSTOP`. Does nothing once the job is over.
-    ///
-    /// # Errors
-    /// When the group cannot be signalled.
-    pub fn stop_group(&self) -> io::Result<()> {
-        self.leader.signal(Signal::STOP)
-    }
-
-    /// Lets a paused group go on with `SIGCONT`. Does nothing once the job is
-    /// over.
-    ///
-    /// # Errors
-    /// When the group cannot be signalled.
-    pub fn continue_group(&self) -> io::Result<()> {
-        self.leader.signal(Signal::CONT)
-    }
-
     /// Whether processes of the group were still there 5 s after they had been
     /// killed, when [`wait`](Self::wait) gave them up: stuck in the kernel, or of
     /// another user.
     #[must_use]
-    pub fn has_leftovers(&self) -> bool {
+    pub(crate) fn has_leftovers(&self) -> bool {
         matches!(self.state, State::Over(_, true))
     }
 

@@ -108,8 +108,8 @@ impl RetryPolicy {
     }
 
     /// The wait between the failure of `attempt` (counted from 1; 0 is read as
-    /// 1) and the next one. It does not ask whether there is a next one:
-    /// [`retries_after`](Self::retries_after) does.
+    /// one) and the next attempt. Whether there is a next one is for
+    /// [`retries_after`](Self::retries_after) to say.
     ///
     /// `random` is a number from 0 up to but not including 1, for example from
     /// [`random`]; one outside is moved to the nearest end (NaN: 0). The result
@@ -119,7 +119,8 @@ impl RetryPolicy {
     pub fn delay(&self, attempt: u32, random: f64) -> Duration {
         let share = match self.jitter {
             Jitter::None => 1.0,
-            // max before min: f64::max(NaN, 0) is 0 where clamp keeps the NaN.
+            // Not `clamp`, which keeps NaN, where `max` turns it into 0.
+            #[expect(clippy::manual_clamp, reason = "NaN has to become 0")]
             Jitter::Full => random.max(0.0).min(1.0),
         };
         let ceiling = self.ceiling(attempt);
@@ -158,7 +159,7 @@ impl Default for RetryPolicy {
 /// between machines, nobody gains by predicting it, and no dependency on a
 /// generator is needed. Never use it for secrets.
 #[must_use]
-pub fn random() -> f64 {
+pub(super) fn random() -> f64 {
     let bits = RandomState::new().hash_one(());
     // The upper 53 bits, as many as an f64 holds exactly, over 2^53: always
     // below 1.
@@ -231,7 +232,8 @@ mod tests {
         for _ in 0..10_000 {
             let number = random();
             assert!((0.0..1.0).contains(&number));
-            tenths[(number * 10.0) as usize] += 1;
+            let tenth = tenths.iter_mut().zip(1..).find(|(_, end)| number * 10.0 < f64::from(*end));
+            *tenth.unwrap().0 += 1;
         }
         // About 1000 each; 800 is more than six standard deviations away.
         assert!(tenths.iter().all(|&count| (800..=1200).contains(&count)), "{tenths:?}");

@@ -234,7 +234,7 @@ impl<J: Job> Runner<J> {
     fn task(&self, batch: &Batch, index: usize) -> impl Future<Output = Result<JobReport>> + Send + 'static + use<J> {
         let work = Work {
             store: self.store.clone(),
-            retry: self.retry.clone(),
+            retry: self.retry,
             timeout: self.timeout,
             grace: self.grace,
             stop: self.stop.clone(),

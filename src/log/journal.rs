@@ -114,26 +114,21 @@ impl Journal {
         if let Some(reason) = self.shared.poison() {
             return Err(Error::Poisoned { reason });
         }
-        let segment = match self.segment.take() {
-            Some(segment) => segment,
-            None => {
-                self.shared.wait_for_checkpoints()?;
-                let number = self.next_number;
-                // A number is never used twice, also when the segment cannot be made.
-                self.next_number += 1;
-                let mut running: Vec<_> = self.running.iter().cloned().collect();
-                running.sort_unstable();
-                let header = Header {
-                    format: JOURNAL_FORMAT,
-                    writer: self.writer.id,
-                    boot_id: self.boot_id.clone(),
-                    segment: number,
-                    running,
-                };
-                Segment::create(&self.writer.dir, &header)?
-            }
-        };
-        Ok(self.segment.insert(segment))
+        if self.segment.is_none() {
+            self.segment = Some(self.begin_segment()?);
+        }
+        self.segment.as_mut().ok_or(Error::Closed)
+    }
+
+    fn begin_segment(&mut self) -> Result<Segment> {
+        self.shared.wait_for_checkpoints()?;
+        let number = self.next_number;
+        // A number is never used twice, also when the segment cannot be made.
+        self.next_number += 1;
+        let mut running: Vec<_> = self.running.iter().cloned().collect();
+        running.sort_unstable();
+        let (writer, boot_id) = (self.writer.id, self.boot_id.clone());
+        Segment::create(&self.writer.dir, &Header { format: JOURNAL_FORMAT, writer, boot_id, segment: number, running })
     }
 
     /// Hands the current segment to the checkpointer.

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::activate;
 use super::commit::{CommitMeta, Line};
 use super::events::{self, EventWriter, Lines, Position};
 use super::lane::sync_files;
-use super::{activate, segment};
+use super::segment::{self, Contents};
 use crate::disk::atomic::{self, Sync};
-use crate::disk::fs::{Dir, Lock};
+use crate::disk::fs::{Dir, File, Lock};
 use crate::disk::host::boot_id;
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
@@ -91,12 +92,7 @@ fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeMap<Instance
         let name = layout::journal_segment(number);
         let Some(mut file) = dir.open_file(&name)? else { continue };
         let found = segment::read(&file)?;
-        for damage in found.damaged.iter().chain(&found.torn) {
-            let owner = format!("writer-{writer}");
-            let bytes = file.read_all(u64::MAX - 1)?;
-            quarantine::keep(root, &owner, dir, &name, &bytes, Some(damage.offset), &damage.reason)?;
-            break;
-        }
+        keep_damage(root, dir, &name, &mut file, writer, &found)?;
         contents.push(found);
     }
     for id in segment::ids(&contents) {
@@ -112,6 +108,28 @@ fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeMap<Instance
         }
     }
     Ok(())
+}
+
+/// Copies aside what cannot be read: the tail of a write that was cut short, or, when bytes that were
+/// on disk once are damaged, the whole segment.
+fn keep_damage(root: &Root, dir: &Dir, name: &str, file: &mut File, writer: Uuid, found: &Contents) -> Result<()> {
+    let owner = format!("writer-{writer}");
+    if let Some(damage) = found.damaged.first() {
+        let bytes = file.read_all(u64::MAX - 1)?;
+        return quarantine::keep(root, &owner, dir, name, &bytes, Some(damage.offset), &damage.reason);
+    }
+    let Some(torn) = &found.torn else { return Ok(()) };
+    let tail = read_tail(file, torn.offset)?;
+    quarantine::keep(root, &owner, dir, name, &tail, Some(torn.offset), &torn.reason)
+}
+
+/// The bytes of a file from `offset` on.
+fn read_tail(file: &File, offset: u64) -> Result<Vec<u8>> {
+    let len = usize::try_from(file.len()?.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut tail = vec![0; len];
+    let read = file.read_at(&mut tail, offset)?;
+    tail.truncate(read);
+    Ok(tail)
 }
 
 /// Brings one instance up to its last commit; says whether it was interrupted.
@@ -319,8 +337,7 @@ fn reconcile_events(root: &Root, id: &InstanceId, instance: &Dir, lines: &[Event
     }
     let len = file.len()?;
     if len > end {
-        let mut tail = vec![0; usize::try_from(len - end).unwrap_or(usize::MAX)];
-        file.read_at(&mut tail, end)?;
+        let tail = read_tail(&file, end)?;
         quarantine::keep(
             root,
             id.as_str(),

@@ -115,6 +115,6 @@ mod tests {
         let bytes = b"{\n  \"a\": 1,\n  \"a\" x\n}";
         let error = check(bytes).expect_err("broken");
         let offset = usize::try_from(offset_of(bytes, &error)).expect("small");
-        assert_eq!(bytes[..offset].iter().filter(|b| **b == b'\n').count(), 2);
+        assert_eq!(bytes[..offset].split(|b| *b == b'\n').count(), 3);
     }
 }

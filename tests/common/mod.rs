@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use fiefdom::{BoxError, Instance, InstanceId, NewInstance, Options};
 use serde::{Deserialize, Serialize};
 
-pub type TestResult<T = ()> = Result<T, BoxError>;
+pub(crate) type TestResult<T = ()> = Result<T, BoxError>;
 
 /// A kind with a number in it, for tests.
-pub struct Counter;
+pub(crate) struct Counter;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Count {
+pub(crate) struct Count {
     pub value: u64,
     pub nested: Vec<Vec<u64>>,
 }
@@ -31,18 +31,18 @@ impl Instance for Counter {
     }
 }
 
-pub fn id(text: &str) -> InstanceId {
+pub(crate) fn id(text: &str) -> InstanceId {
     InstanceId::new(text).expect("a valid id")
 }
 
-pub fn options(change: impl FnOnce(&mut Options)) -> Options {
+pub(crate) fn options(change: impl FnOnce(&mut Options)) -> Options {
     let mut options = Options::default();
     change(&mut options);
     options
 }
 
 /// Looks every few milliseconds whether something has come true, for ten seconds at most.
-pub async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !check() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");

@@ -17,7 +17,7 @@ const ROOT_VARIABLE: &str = "FIEFDOM_DATA_DIR";
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Args {
-    /// Where the instances live [default: $FIEFDOM_DATA_DIR, else ~/.fiefdom]
+    /// Where the instances live [default: $`FIEFDOM_DATA_DIR`, else ~/.fiefdom]
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Print JSON on standard output, one document (or one per line), and nothing else

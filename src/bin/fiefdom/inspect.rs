@@ -173,7 +173,8 @@ impl Log {
         loop {
             let read = reader.read_until(b'\n', &mut self.line)?;
             let whole = self.line.ends_with(b"\n");
-            if self.line.is_empty() || (!whole && !(ended && read == 0)) {
+            let complete = whole || (ended && read == 0);
+            if self.line.is_empty() || !complete {
                 if read == 0 {
                     return Ok(());
                 }

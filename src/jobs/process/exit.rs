@@ -13,17 +13,17 @@ use serde::{Deserialize, Serialize};
 /// rule ends with exit code 128 + *n*; a `signal` means that the shell itself was
 /// killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
+pub(crate) struct Exit {
     /// The exit code, 0 to 255; 0 means success.
-    pub code: Option<i32>,
+    pub(crate) code: Option<i32>,
     /// The number of the signal that killed the shell.
-    pub signal: Option<i32>,
+    pub(crate) signal: Option<i32>,
 }
 
 impl Exit {
     /// Whether the job ended with exit code 0.
     #[must_use]
-    pub fn success(self) -> bool {
+    pub(crate) fn success(self) -> bool {
         self.code == Some(0)
     }
 }
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(shown(3 << 8), "exit code 3");
         assert_eq!(shown(9), "killed by signal 9 (KILL)");
         // With the bit for a core dump.
-        assert_eq!(shown(11 | 0x80), "killed by signal 11 (SEGV)");
+        assert_eq!(shown(11 + 128), "killed by signal 11 (SEGV)");
         assert_eq!(shown(50), "killed by signal 50");
     }
 }

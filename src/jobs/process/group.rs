@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::leader::{Pause, pid_of};
+use crate::disk::host::boot_id;
 
 /// An environment variable that every process of a job inherits (and is reserved
 /// for fiefdom), by which [`ensure_gone`] knows what a job left behind.
@@ -29,13 +30,13 @@ const CENSUS_AGE: Duration = Duration::from_millis(20);
 /// Runners that share a record of these must share the processes too: in a
 /// container with process ids of its own, the groups of another look gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupId {
+pub(crate) struct GroupId {
     /// The id of the group, which is the process id of its first process.
-    pub pgid: u32,
+    pub(crate) pgid: u32,
     /// When that process was started, in clock ticks since boot.
-    pub start_time: u64,
-    /// The boot of the machine it ran in, from [`boot_id`].
-    pub boot_id: String,
+    pub(crate) start_time: u64,
+    /// The boot of the machine it ran in, as the kernel names it.
+    pub(crate) boot_id: String,
 }
 
 impl GroupId {
@@ -47,25 +48,12 @@ impl GroupId {
     ///
     /// # Errors
     /// As [`ensure_gone`], and when the id of this boot cannot be read.
-    pub async fn ensure_gone(&self) -> io::Result<bool> {
-        if boot_id()? != self.boot_id {
+    pub(crate) async fn ensure_gone(&self) -> io::Result<bool> {
+        if boot_id() != self.boot_id {
             return Ok(false);
         }
         ensure_gone(self.pgid, self.start_time).await
     }
-}
-
-/// The random id that the kernel drew at this boot.
-///
-/// # Errors
-/// When it cannot be read: only Linux has it.
-pub fn boot_id() -> io::Result<&'static str> {
-    static BOOT_ID: OnceLock<String> = OnceLock::new();
-    if let Some(id) = BOOT_ID.get() {
-        return Ok(id);
-    }
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    Ok(BOOT_ID.get_or_init(|| id.trim().to_owned()))
 }
 
 /// Kills what is left of the process group `pid` whose leader was started at
@@ -91,7 +79,7 @@ pub fn boot_id() -> io::Result<&'static str> {
 /// # Errors
 /// `InvalidInput` for an id below 2; `TimedOut` when a member lives on 5 s after
 /// `SIGKILL`; any other when `/proc` cannot be read or the group not be signalled.
-pub async fn ensure_gone(pid: u32, start_time: u64) -> io::Result<bool> {
+pub(crate) async fn ensure_gone(pid: u32, start_time: u64) -> io::Result<bool> {
     let group = pid_of(pid)?;
     // Nearly every group of a dead runner was killed by its guardian: one system
     // call tells, where reading all of /proc would take milliseconds.
@@ -261,7 +249,9 @@ fn read_stat(pid: u32) -> io::Result<Option<Stat>> {
 fn for_each_process(mut look: impl FnMut(Stat)) -> io::Result<()> {
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         if let Some(stat) = read_stat(pid)? {
             look(stat);
         }
@@ -284,11 +274,5 @@ mod tests {
         }
         assert_eq!(Stat::parse(b"42 (sh) S 1 40"), None);
         assert_eq!(Stat::parse(b""), None);
-    }
-
-    #[test]
-    fn the_boot_id_is_one_word() {
-        let id = boot_id().unwrap();
-        assert!(id.len() == 36 && !id.contains(char::is_whitespace), "{id}");
     }
 }

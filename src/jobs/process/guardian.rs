@@ -103,7 +103,7 @@ impl Guardian {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let shared = Shared { helper: Helper::start()?, slots: Vec::new(), free: Vec::new() };
         Ok(Self { shared: Arc::new(Mutex::new(shared)) })
     }
@@ -134,7 +134,7 @@ impl Guardian {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
-    pub async fn restart(&self) -> io::Result<()> {
+    pub(crate) async fn restart(&self) -> io::Result<()> {
         let fresh = Helper::start()?;
         {
             let mut shared = self.lock();
@@ -170,7 +170,7 @@ impl Guardian {
     ///
     /// # Panics
     /// Outside a tokio runtime with time enabled.
-    pub async fn register(&self, pgid: u32, start_time: Option<u64>) -> io::Result<Registration> {
+    pub(crate) async fn register(&self, pgid: u32, start_time: Option<u64>) -> io::Result<Registration> {
         let registration = {
             let mut shared = self.lock();
             let entry = (pgid, start_time.unwrap_or(0));
@@ -222,7 +222,7 @@ impl Guardian {
 /// group off the list, without ever blocking; do so once the group was killed and
 /// before its leader is reaped.
 #[derive(Debug)]
-pub struct Registration {
+pub(crate) struct Registration {
     guardian: Guardian,
     slot: usize,
 }
@@ -272,7 +272,9 @@ impl Helper {
     /// Gives the pipe as much of the backlog as it takes; says whether that was
     /// all.
     fn flush(&mut self) -> io::Result<bool> {
-        let Some(pipe) = &self.pipe else { return Err(dead()) };
+        let Some(pipe) = &self.pipe else {
+            return Err(dead());
+        };
         while !self.backlog.is_empty() {
             match pipe.try_write(&self.backlog) {
                 Ok(taken) => drop(self.backlog.drain(..taken)),

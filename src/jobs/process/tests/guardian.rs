@@ -9,7 +9,7 @@ struct Stranger(std::process::Child);
 
 impl Stranger {
     fn start() -> Self {
-        Self(Command::new("sleep").arg("1000").process_group(0).spawn().unwrap())
+        Self(Command::new("sleep").arg("1000").stdout(Stdio::null()).process_group(0).spawn().unwrap())
     }
 
     fn pid(&self) -> u32 {
@@ -71,9 +71,15 @@ async fn a_group_whose_id_was_given_out_anew_is_spared() {
 async fn members_of_a_group_are_killed_when_its_leader_is_gone() {
     let scratch = Scratch::new();
     let guardian = Guardian::start().unwrap();
-    let mut leader =
-        Command::new("sh").args(["-c", "sleep 1000 & :"]).current_dir(&scratch.0).process_group(0).spawn().unwrap();
+    let mut leader = Command::new("sh")
+        .args(["-c", "sleep 1000 & :"])
+        .current_dir(&scratch.0)
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap();
     let pid = leader.id();
+    let _cleanup = Groups(vec![pid]);
     let start = group::start_time(pid);
     let _registration = guardian.register(pid, start).await.unwrap();
     leader.wait().unwrap();

@@ -13,7 +13,9 @@ const RUNNER_DIR: &str = "FIEFDOM_TEST_RUNNER_DIR";
 #[tokio::test]
 #[ignore = "started by another test"]
 async fn be_a_runner() {
-    let Some(dir) = std::env::var_os(RUNNER_DIR) else { return };
+    let Some(dir) = std::env::var_os(RUNNER_DIR) else {
+        return;
+    };
     // Never dropped, as this never returns: the directory is the other test's.
     let scratch = Scratch(dir.into());
     let guardian = Guardian::start().unwrap();
@@ -39,7 +41,7 @@ async fn a_runner_killed_with_signal_9_leaves_no_process_of_a_job() {
         .process_group(0)
         .spawn()
         .unwrap();
-    let mut groups = Vec::new();
+    let mut groups = Groups(Vec::new());
     for name in ["gated", "1", "2", "3"] {
         let read = || fs::read_to_string(scratch.0.join(name)).ok()?.trim().parse().ok();
         let mut pid: Option<u32> = None;
@@ -48,22 +50,17 @@ async fn a_runner_killed_with_signal_9_leaves_no_process_of_a_job() {
             pid.is_some()
         })
         .await;
-        groups.extend(pid);
+        groups.0.extend(pid);
     }
-    assert!(groups.iter().all(|&group| !members(group).is_empty()));
+    assert!(groups.0.iter().all(|&group| !members(group).is_empty()));
 
     // Its whole group, as a terminal or a supervisor would.
-    kill_group_of(&runner);
+    kill_group(runner.id());
     assert_eq!(runner.wait().unwrap().signal(), Some(9));
-    for group in groups {
+    for &group in &groups.0 {
         eventually("the job is gone", || members(group).is_empty()).await;
     }
     assert!(!scratch.0.join("ran").exists());
-}
-
-fn kill_group_of(child: &Child) {
-    let pid = leader::pid_of(child.id()).unwrap();
-    rustix::process::kill_process_group(pid, Signal::KILL).unwrap();
 }
 
 /// The group of a runner that died together with its guardian, as far as one can
@@ -73,14 +70,14 @@ struct Orphan(Child, GroupId);
 impl Orphan {
     fn start(command: &str, marked: bool) -> Self {
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", command]).process_group(0);
+        shell.args(["-c", command]).stdout(Stdio::null()).process_group(0);
         if marked {
             shell.env(group::MARK, "1");
         }
         let child = shell.spawn().unwrap();
         let pgid = child.id();
         let start_time = group::start_time(pgid).unwrap();
-        Self(child, GroupId { pgid, start_time, boot_id: boot_id().unwrap().into() })
+        Self(child, GroupId { pgid, start_time, boot_id: boot_id() })
     }
 
     /// One whose leader has exited and left a member.
@@ -97,9 +94,7 @@ impl Orphan {
 
 impl Drop for Orphan {
     fn drop(&mut self) {
-        if !self.members().is_empty() {
-            kill_group_of(&self.0);
-        }
+        drop(Groups(vec![self.1.pgid]));
         let _ = self.0.wait();
     }
 }
@@ -144,7 +139,7 @@ async fn a_group_that_has_lost_its_leader_is_gone_only_if_a_job_started_it() {
 #[tokio::test]
 async fn ids_that_kill_would_take_for_everything_are_refused() {
     for pid in [0, 1, u32::MAX] {
-        let error = ensure_gone(pid, 1).await.unwrap_err();
+        let error = group::ensure_gone(pid, 1).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }
