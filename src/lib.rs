@@ -34,3 +34,8 @@ pub use record::{Event, InstanceId, Record, Status};
 pub use root::DataRoot;
 pub use store::{Stats, Store};
 pub use view::{Filter, Listing, View, Waiting};
+
+/// The examples of the README are tested with the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -89,7 +89,7 @@ impl JobFileProblem {
 ///
 /// # Errors
 /// All problems of the file in the order of its lines, up to
-/// [`MAX_PROBLEMS`] of them and then one more entry, without a line, that says
+/// 20 of them and then one more entry, without a line, that says
 /// how many others there are. Of one line only the first problem is told. The
 /// list is never empty.
 pub fn parse(

@@ -112,7 +112,7 @@ impl RetryPolicy {
     /// [`retries_after`](Self::retries_after) to say.
     ///
     /// `random` is a number from 0 up to but not including 1, for example from
-    /// [`random`]; one outside is moved to the nearest end (NaN: 0). The result
+    /// a generator; one outside is moved to the nearest end (NaN: 0). The result
     /// depends on the arguments alone and is never above
     /// [`max_delay`](Self::max_delay), whatever `attempt` is.
     #[must_use]

@@ -66,7 +66,7 @@ const STALL: Duration = Duration::from_secs(5);
 /// signals of a terminal, so Ctrl-C, a hang-up, or a `kill` of the runner's group
 /// leave it alive to do its work.
 ///
-/// Dropping the last clone, [`Registration`]s included, ends the helper, which
+/// Dropping the last clone, registrations of running jobs included, ends the helper, which
 /// kills what is registered still.
 #[derive(Debug, Clone)]
 pub struct Guardian {
@@ -115,7 +115,7 @@ impl Guardian {
     }
 
     /// Whether the helper is running. If not, the jobs are unguarded until
-    /// [`restart`](Self::restart).
+    /// the next one starts, which replaces a dead helper.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         let mut shared = self.lock();
