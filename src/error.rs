@@ -187,10 +187,8 @@ pub enum Error {
         #[source]
         reason: Arc<Error>,
     },
-    /// An earlier fsync of the commit log failed: this store takes no more writes.
-    #[error(
-        "the store takes no more writes, because its commit log could not be made durable: {reason}; open it again"
-    )]
+    /// The commit log failed earlier, mostly an fsync of it: this store takes no more writes.
+    #[error("the store takes no more writes, because its commit log failed: {reason}; open it again")]
     Poisoned {
         /// The failure.
         #[source]

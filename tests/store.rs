@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Count, Counter, TestResult, eventually, id, options};
 use fiefdom::{Error, NewInstance, Status, Store, SubDir, Untyped};
 use serde_json::{Value, json};
@@ -337,6 +339,79 @@ async fn a_directory_removed_while_live_is_reported_gone() -> TestResult {
     store.flush().await?;
     assert!(matches!(it.update(|s| s.value = 2).await, Err(Error::Gone { .. })));
     assert!(!it.path().exists());
+    store.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_removed_directory_does_not_hold_up_the_log() -> TestResult {
+    let root = tempfile::tempdir()?;
+    // The files are not looked at before the log is emptied.
+    let settings = options(|o| (o.log_segment_bytes, o.materialise_within) = (4096, Duration::from_secs(3600)));
+    let store = Store::open_with(root.path(), Counter, settings).await?;
+    let removed = store.create(NewInstance::with_id(id("a"))).await?;
+    let other = store.create(NewInstance::with_id(id("b"))).await?;
+    std::fs::remove_dir_all(removed.path())?;
+    for n in 0..100 {
+        other.update(move |s| s.value = n).await?;
+    }
+    while store.stats().await?.checkpoints < 3 {
+        assert!(!store.stats().await?.checkpoint_stalled);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    store.shutdown().await?;
+    Ok(())
+}
+
+/// A state whose `Serialize` panics, but only in the thread that writes the files.
+#[derive(Clone, serde::Deserialize)]
+struct Moody {
+    panics: bool,
+}
+
+impl serde::Serialize for Moody {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let here = std::thread::current();
+        assert!(!self.panics || here.name() != Some("fiefdom-files"), "on purpose");
+        serde_json::json!({ "panics": self.panics }).serialize(serializer)
+    }
+}
+
+struct MoodyKind;
+
+impl fiefdom::Instance for MoodyKind {
+    const KIND: &'static str = "moody";
+    type State = Moody;
+    type Prepared = ();
+
+    async fn prepare(&self) -> Result<(), fiefdom::BoxError> {
+        Ok(())
+    }
+
+    fn initial(&self, (): &(), _: &NewInstance) -> Result<Moody, fiefdom::BoxError> {
+        Ok(Moody { panics: false })
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_panics_when_it_is_written_harms_its_own_instance_alone() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let settings = options(|o| o.materialise_within = Duration::from_millis(2));
+    let store = Store::open_with(root.path(), MoodyKind, settings).await?;
+    let moody = store.create(NewInstance::with_id(id("moody"))).await?;
+    let calm = store.create(NewInstance::with_id(id("calm"))).await?;
+    moody.update(|s| s.panics = true).await?;
+    while store.stats().await?.file_failures == 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // Its commits are in the log, and so is its recovery; the others have theirs in their files.
+    calm.commit(|tx| tx.set_status(Status::Running, None)).await?;
+    let path = calm.path().join("instance.json");
+    eventually("the other's file is written", || {
+        std::fs::read_to_string(&path).is_ok_and(|text| text.contains("\"running\""))
+    })
+    .await;
+    moody.update(|s| s.panics = false).await?;
     store.shutdown().await?;
     Ok(())
 }

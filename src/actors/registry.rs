@@ -547,3 +547,6 @@ impl Actor for Registry {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

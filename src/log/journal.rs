@@ -196,7 +196,7 @@ impl Shared {
         self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_poison(&self, error: Error) {
+    pub(super) fn set_poison(&self, error: Error) {
         tracing::error!(%error, "the commit log is poisoned: this store takes no more writes");
         self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(Arc::new(error));
     }

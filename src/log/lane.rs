@@ -205,7 +205,10 @@ impl Lane {
         }
         match self.phase() {
             Phase::Open => {
-                self.write_pending(&mut files)?;
+                match self.write_pending(&mut files) {
+                    Err(Error::Gone { .. }) => return Ok(()),
+                    written => written?,
+                }
                 sync_record(&self.dir)?;
                 files.sync(&self.dir)?;
                 self.dir.sync()

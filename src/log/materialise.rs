@@ -1,8 +1,8 @@
 //! The thread that brings the files up to the commits: at most one rewrite of an instance per
 //! interval, however many commits it made.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::service::Shared;
@@ -25,6 +25,7 @@ pub(super) fn run(shared: &Shared) {
 /// Writes down everything that is pending. A failure of one instance does not hold up the others;
 /// the first is returned, and all are tried again.
 pub(super) fn pass(shared: &Shared) -> Result<()> {
+    let _passing = shared.passing.lock().unwrap_or_else(PoisonError::into_inner);
     let mut first_error = None;
     let mut again = Vec::new();
     for lane in shared.take_dirty() {

@@ -1,6 +1,7 @@
 //! The commit log as its users see it: submit, flush, close; and what its three threads share.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     queue_filled: Condvar,
     dirty: Mutex<Dirty>,
     dirty_filled: Condvar,
+    /// Held while files are brought up to date: who flushes waits for a pass that has begun.
+    pub(super) passing: Mutex<()>,
     sealed: Mutex<SealedQueue>,
     sealed_changed: Condvar,
     pub(super) poisoned: Mutex<Option<Arc<Error>>>,
@@ -101,6 +104,7 @@ impl Log {
             queue_filled: Condvar::new(),
             dirty: Mutex::default(),
             dirty_filled: Condvar::new(),
+            passing: Mutex::default(),
             sealed: Mutex::default(),
             sealed_changed: Condvar::new(),
             poisoned: Mutex::default(),
@@ -143,13 +147,13 @@ impl Log {
             return Err(Error::Poisoned { reason });
         }
         let bytes = commit.line.len();
-        if self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel) > limit {
-            self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            return Err(Error::Overloaded { what: "bytes of commits waiting for the log", limit: limit as u64 });
-        }
         let mut queue = lock(&self.shared.queue);
         if queue.closed {
             return Err(Error::Closed);
+        }
+        if self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel) > limit {
+            self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            return Err(Error::Overloaded { what: "bytes of commits waiting for the log", limit: limit as u64 });
         }
         queue.commits.push(commit);
         let first = queue.commits.len() == 1;
@@ -207,12 +211,11 @@ impl Log {
         let materialiser = join(threads.materialiser);
         self.shared.close_sealed();
         let checkpointer = join(threads.checkpointer);
-        if !(journal && materialiser && checkpointer) {
-            tracing::error!("a thread of the commit log panicked; the next opening recovers");
-            return Err(Error::Closed);
-        }
         if let Some(reason) = self.shared.poison() {
             return Err(Error::Poisoned { reason });
+        }
+        if !(journal && materialiser && checkpointer) {
+            return Err(Error::Closed);
         }
         flushed?;
         let sealed = lock(&self.shared.sealed);
@@ -233,10 +236,19 @@ impl Log {
     }
 }
 
+/// Starts one of the log's threads. Should it panic, the log is poisoned, so that nobody waits for
+/// it in vain.
 fn spawn(shared: &Arc<Shared>, name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let own = Arc::clone(shared);
+    let guarded = move || {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
+            own.give_up();
+            resume_unwind(panic);
+        }
+    };
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(body)
+        .spawn(guarded)
         .map_err(|e| Error::io("start a thread for", shared.root.top.path(), e))
 }
 
@@ -246,6 +258,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// A thread of the log has died of a defect: no more commits are taken, and whoever waits for
+    /// one is let go.
+    fn give_up(&self) {
+        let panicked = std::io::Error::other("a thread of the commit log panicked");
+        self.set_poison(Error::io("write", self.root.top.path(), panicked));
+        let mut queue = lock(&self.queue);
+        queue.closed = true;
+        drop(std::mem::take(&mut queue.commits));
+        drop(queue);
+        lock(&self.sealed).stalled.get_or_insert(Arc::new(Error::Closed));
+        self.sealed_changed.notify_all();
+    }
+
     /// Everything that is queued, as soon as there is something; empty after `patience`; `None`
     /// when the queue is closed and empty.
     pub(super) fn next_batch(&self, patience: Duration) -> Option<Vec<Commit>> {

@@ -1,6 +1,7 @@
 //! `instance.json`: the lifecycle metadata and the typed state of an instance.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -155,13 +156,20 @@ pub(crate) trait Document: Send + Sync {
     fn pretty(&self) -> Result<Vec<u8>, serde_json::Error>;
 }
 
+/// Runs the user's `Serialize`. It has run before, when the commit was made; but should it panic this
+/// time, only its own instance suffers.
+fn guarded(write: impl FnOnce() -> Result<Vec<u8>, serde_json::Error>) -> Result<Vec<u8>, serde_json::Error> {
+    catch_unwind(AssertUnwindSafe(write))
+        .unwrap_or_else(|_| Err(serde::ser::Error::custom("the Serialize of the state panicked")))
+}
+
 impl<S: Serialize + Send + Sync> Document for Record<S> {
     fn compact(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(self)
+        guarded(|| serde_json::to_vec(self))
     }
 
     fn pretty(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let mut bytes = serde_json::to_vec_pretty(self)?;
+        let mut bytes = guarded(|| serde_json::to_vec_pretty(self))?;
         bytes.push(b'\n');
         Ok(bytes)
     }
