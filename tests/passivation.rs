@@ -186,7 +186,7 @@ async fn shutting_down_finishes_what_was_begun_and_refuses_the_rest() -> TestRes
                 let mut done = 0;
                 loop {
                     match instance.update(|s| s.value += 1).await {
-                        Ok(_) => done += 1,
+                        Ok(()) => done += 1,
                         Err(Error::Closed) => return Ok(done),
                         Err(error) => return Err(error),
                     }

@@ -7,6 +7,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read as _, Write as _};
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ pub(crate) struct Dir {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     device: u64,
-    inode: u64,
+    pub(super) inode: u64,
 }
 
 /// What is behind a name.
@@ -63,10 +64,6 @@ impl Dir {
 
     pub(crate) fn path_of(&self, name: impl AsRef<OsStr>) -> PathBuf {
         self.path.join(name.as_ref())
-    }
-
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 
     fn openat(&self, name: &str, flags: OFlags, mode: u32, action: &'static str) -> Result<OwnedFd> {
@@ -195,15 +192,18 @@ impl Dir {
         rustix::fs::fsync(&self.fd).map_err(|e| Error::io("fsync the directory", &self.path, e))
     }
 
-    /// Tries to lock this directory for this descriptor; `false` when somebody else has it.
-    pub(crate) fn try_lock(&self, lock: Lock) -> Result<bool> {
-        try_flock(self.fd.as_fd(), lock).map_err(|e| Error::io("lock", &self.path, e))
+    /// Tries to lock this directory; `None` when somebody else has it locked.
+    pub(crate) fn try_lock(self) -> Result<Option<Locked<Self>>> {
+        match try_flock(&self, FlockOperation::NonBlockingLockExclusive) {
+            Ok(locked) => Ok(locked.then_some(Locked(self))),
+            Err(e) => Err(Error::io("lock", &self.path, e)),
+        }
     }
+}
 
-    /// Lets the lock go. The descriptor may live on elsewhere; the lock does not.
-    pub(crate) fn unlock(&self) {
-        // Unlocking a valid descriptor cannot fail on a local file system, and closing it unlocks too.
-        let _ = rustix::fs::flock(&self.fd, FlockOperation::Unlock);
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
@@ -221,15 +221,40 @@ fn absent(opened: Result<OwnedFd>) -> Result<Option<OwnedFd>> {
     }
 }
 
-fn try_flock(fd: BorrowedFd<'_>, lock: Lock) -> io::Result<bool> {
-    let operation = match lock {
-        Lock::Shared => FlockOperation::NonBlockingLockShared,
-        Lock::Exclusive => FlockOperation::NonBlockingLockExclusive,
-    };
+fn try_flock(fd: impl AsFd, operation: FlockOperation) -> io::Result<bool> {
     match rustix::fs::flock(fd, operation) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// A file or directory that is locked, until this is dropped.
+///
+/// It is unlocked, not just closed: a child process that was forked in the meantime has a copy of
+/// the descriptor until it executes its program, and would hold the lock a moment longer.
+#[derive(Debug)]
+pub(crate) struct Locked<T: AsFd>(T);
+
+impl<T: AsFd> Locked<T> {
+    /// Lets the lock go while the file stays open.
+    pub(crate) fn unlock(&self) {
+        // This cannot fail for a valid descriptor on a local file system; closing it unlocks too.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+impl<T: AsFd> Drop for Locked<T> {
+    fn drop(&mut self) {
+        self.unlock();
+    }
+}
+
+impl<T: AsFd> Deref for Locked<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
     }
 }
 
@@ -313,22 +338,32 @@ impl File {
         self.inner.sync_all().map_err(self.fail("fsync"))
     }
 
-    /// Tries to lock this file for this descriptor; `false` when somebody else has it.
-    pub(crate) fn try_lock(&self, lock: Lock) -> Result<bool> {
-        try_flock(self.inner.as_fd(), lock).map_err(self.fail("lock"))
+    /// Tries to lock this file alone; `None` when somebody else has it locked.
+    pub(crate) fn try_lock(self) -> Result<Option<Locked<Self>>> {
+        match try_flock(&self, FlockOperation::NonBlockingLockExclusive) {
+            Ok(locked) => Ok(locked.then_some(Locked(self))),
+            Err(e) => Err(Error::io("lock", &self.path, e)),
+        }
     }
 
     /// Waits for the lock. Blocks the thread.
-    pub(crate) fn lock(&self, lock: Lock) -> Result<()> {
+    pub(crate) fn lock(self, lock: Lock) -> Result<Locked<Self>> {
         let operation = match lock {
             Lock::Shared => FlockOperation::LockShared,
             Lock::Exclusive => FlockOperation::LockExclusive,
         };
         loop {
-            match rustix::fs::flock(&self.inner, operation) {
+            match rustix::fs::flock(&self, operation) {
                 Err(Errno::INTR) => {}
-                other => return other.map_err(|e| Error::io("lock", &self.path, e)),
+                Err(e) => return Err(Error::io("lock", &self.path, e)),
+                Ok(()) => return Ok(Locked(self)),
             }
         }
+    }
+}
+
+impl AsFd for File {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
     }
 }

@@ -11,12 +11,11 @@
 //! Every lock is `flock(2)`: it belongs to the open file, so it dies with the process, also on
 //! `kill -9`, and two stores in one process exclude each other as two processes do.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::fs::{Dir, File, Lock};
+use super::fs::{Dir, File, Lock, Locked};
 use super::host::host_name;
 use super::layout;
 use super::root::Root;
@@ -32,7 +31,7 @@ const SWAP_RETRIES: usize = 16;
 /// Locks the directory of an instance. `make` says whether a missing one is made.
 ///
 /// The caller holds `recovery.lock` shared, or exclusive.
-pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<Dir> {
+pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<Locked<Dir>> {
     let not_found = || Error::NotFound { id: id.clone(), root: root.instances.path().to_owned() };
     for _ in 0..SWAP_RETRIES {
         if make {
@@ -44,9 +43,9 @@ pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<
             }
             return Err(not_found());
         };
-        if !dir.try_lock(Lock::Exclusive)? {
-            return Err(Error::Locked { id: id.clone(), owner: owner_of(root, &dir) });
-        }
+        let Some(dir) = dir.try_lock()? else {
+            return Err(Error::Locked { id: id.clone(), owner: owner_of(root, id) });
+        };
         // Between opening and locking the directory may have been renamed away (a deletion): then
         // this lock guards nothing.
         let named = root.instances.stat(id.as_str())?;
@@ -58,8 +57,8 @@ pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<
 }
 
 /// The live writer that holds the lock of a directory: the kernel's list says which process.
-fn owner_of(root: &Root, dir: &Dir) -> Option<Box<Owner>> {
-    let inode = std::fs::metadata(dir.path()).ok()?.ino();
+fn owner_of(root: &Root, id: &InstanceId) -> Option<Box<Owner>> {
+    let inode = root.instances.stat(id.as_str()).ok()??.identity.inode;
     let suffix = format!(":{inode}");
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     // 1: FLOCK  ADVISORY  WRITE 4711 fe:00:393219 0 EOF
@@ -87,16 +86,14 @@ fn read_owner(writer: &Dir) -> Result<Option<Owner>> {
 pub(crate) struct Writer {
     pub(crate) id: Uuid,
     pub(crate) dir: Dir,
-    /// Holds the lock.
-    _lock: File,
+    _lock: Locked<File>,
 }
 
 impl Writer {
     /// Makes a writer. It is made under another name, locked, then renamed into place, so nobody
     /// takes it for a dead one in between.
     pub(crate) fn create(root: &Arc<Root>) -> Result<Self> {
-        let order = root.recovery_lock()?;
-        order.lock(Lock::Shared)?;
+        let _order = root.recovery_lock()?.lock(Lock::Shared)?;
         let id = Uuid::new_v4();
         let unborn = layout::unborn_writer(id);
         root.writers.create_dir(&unborn)?;
@@ -104,12 +101,12 @@ impl Writer {
         let mut lock = dir.create_file(layout::WRITER_LOCK, super::fs::FILE_MODE)?;
         let owner = Owner::new(id, std::process::id(), host_name());
         lock.write_all(&serde_json::to_vec(&owner).map_err(|e| crate::record::json::unserializable("owner", &e))?)?;
-        if !lock.try_lock(Lock::Exclusive)? {
+        let Some(lock) = lock.try_lock()? else {
             return Err(Error::Root {
                 path: dir.path().to_owned(),
                 reason: "a new writer's lock is taken; another program meddles with this directory".into(),
             });
-        }
+        };
         lock.sync_all()?;
         dir.sync()?;
         root.writers.rename(&unborn, &root.writers, &id.to_string())?;
@@ -128,7 +125,7 @@ impl Writer {
 pub(crate) struct DeadWriter {
     pub(crate) id: Uuid,
     pub(crate) dir: Dir,
-    _lock: File,
+    _lock: Locked<File>,
 }
 
 impl DeadWriter {
@@ -183,9 +180,7 @@ fn take_if_dead(root: &Root, name: &str) -> Result<Option<DeadWriter>> {
         }
         return Ok(None);
     };
-    if !lock.try_lock(Lock::Exclusive)? {
-        return Ok(None);
-    }
+    let Some(lock) = lock.try_lock()? else { return Ok(None) };
     let Ok(id) = Uuid::parse_str(name) else { return Ok(None) };
     Ok(Some(DeadWriter { id, dir, _lock: lock }))
 }

@@ -114,8 +114,7 @@ impl Root {
     }
 
     fn complete(&self) -> Result<()> {
-        let lock = self.recovery_lock()?;
-        lock.lock(Lock::Exclusive)?;
+        let _order = self.recovery_lock()?.lock(Lock::Exclusive)?;
         if check_format(&self.internal)? {
             return Ok(());
         }
@@ -150,7 +149,7 @@ fn make_private_dirs(path: &Path) -> Result<()> {
 }
 
 fn refuse_network(top: &Dir) -> Result<()> {
-    let stat = rustix::fs::fstatfs(top.fd()).map_err(|e| Error::io("look at", top.path(), e))?;
+    let stat = rustix::fs::fstatfs(top).map_err(|e| Error::io("look at", top.path(), e))?;
     // The field's width and sign differ between platforms; the magic numbers are 32 bits.
     #[allow(clippy::cast_sign_loss, clippy::cast_lossless, clippy::unnecessary_cast)]
     let magic = (stat.f_type as u64) & 0xFFFF_FFFF;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::events::EventWriter;
 use super::lane::Lane;
 use super::{Log, recover};
-use crate::disk::fs::{Dir, Lock};
+use crate::disk::fs::{Dir, Lock, Locked};
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
 use crate::error::{Error, Result};
@@ -59,17 +59,18 @@ pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, id: &Instan
     Ok(Activated { lane, record: None })
 }
 
-/// Takes the lock of an instance at a moment when no dead writer holds commits of it back.
-fn lock_undisturbed(root: &Arc<Root>, log: &Log, id: &InstanceId, make: bool) -> Result<Dir> {
+/// Takes the lock of an instance of which no dead writer holds back commits.
+///
+/// Writers are looked at when the lock is held: one that dies later did not own the instance.
+fn lock_undisturbed(root: &Arc<Root>, log: &Log, id: &InstanceId, make: bool) -> Result<Locked<Dir>> {
     for _ in 0..RECOVERY_RETRIES {
-        let order = root.recovery_lock()?;
-        order.lock(Lock::Shared)?;
+        let order = root.recovery_lock()?.lock(Lock::Shared)?;
+        let dir = lock::lock_instance(root, id, make)?;
         if !lock::any_dead_writer(root, log.writer_id())? {
-            let dir = lock::lock_instance(root, id, make)?;
             recover::refuse_if_blocked(root, id)?;
             return Ok(dir);
         }
-        drop(order);
+        drop((dir, order));
         recover::recover(root, Some(log.writer_id()))?;
     }
     Err(Error::Overloaded { what: "recoveries of dead writers during one activation", limit: RECOVERY_RETRIES as u64 })

@@ -44,11 +44,27 @@ impl Journal {
             if !batch.is_empty() {
                 self.commit(batch);
             }
-            if self.segment.as_ref().is_some_and(|s| s.begun.elapsed() >= self.shared.options.log_segment_age) {
-                self.seal();
-            }
+            self.seal_if_old();
         }
-        self.seal();
+        if let Some(segment) = self.segment.take() {
+            self.retire(segment);
+        }
+    }
+
+    /// An idle store has an empty log; but one in which instances are at work keeps a segment that
+    /// lists them.
+    fn seal_if_old(&mut self) {
+        let Some(segment) = &self.segment else { return };
+        if segment.begun.elapsed() < self.shared.options.log_segment_age || segment.covered.is_empty() {
+            return;
+        }
+        if self.running.is_empty() {
+            if let Some(segment) = self.segment.take() {
+                self.retire(segment);
+            }
+        } else if let Err(error) = self.begin_segment() {
+            tracing::warn!(%error, "no new segment of the commit log could be made; the old one is kept in use");
+        }
     }
 
     fn commit(&mut self, batch: Vec<Commit>) {
@@ -108,19 +124,19 @@ impl Journal {
 
     /// The current segment, or a new one when there is none or it is full.
     fn segment_with_room(&mut self) -> Result<&mut Segment> {
-        if self.segment.as_ref().is_some_and(|s| s.len >= self.shared.options.log_segment_bytes) {
-            self.seal();
+        let limit = self.shared.options.log_segment_bytes;
+        if self.segment.as_ref().is_none_or(|s| s.len >= limit && !s.covered.is_empty()) {
+            self.begin_segment()?;
         }
         if let Some(reason) = self.shared.poison() {
             return Err(Error::Poisoned { reason });
         }
-        if self.segment.is_none() {
-            self.segment = Some(self.begin_segment()?);
-        }
         self.segment.as_mut().ok_or(Error::Closed)
     }
 
-    fn begin_segment(&mut self) -> Result<Segment> {
+    /// Makes a new segment the current one. The old one goes to the checkpointer only then, so that
+    /// there is always one that lists who is at work.
+    fn begin_segment(&mut self) -> Result<()> {
         self.shared.wait_for_checkpoints()?;
         let number = self.next_number;
         // A number is never used twice, also when the segment cannot be made.
@@ -128,12 +144,16 @@ impl Journal {
         let mut running: Vec<_> = self.running.iter().cloned().collect();
         running.sort_unstable();
         let (writer, boot_id) = (self.writer.id, self.boot_id.clone());
-        Segment::create(&self.writer.dir, &Header { format: JOURNAL_FORMAT, writer, boot_id, segment: number, running })
+        let header = Header { format: JOURNAL_FORMAT, writer, boot_id, segment: number, running };
+        let next = Segment::create(&self.writer.dir, &header)?;
+        if let Some(old) = self.segment.replace(next) {
+            self.retire(old);
+        }
+        Ok(())
     }
 
-    /// Hands the current segment to the checkpointer.
-    fn seal(&mut self) {
-        let Some(mut segment) = self.segment.take() else { return };
+    /// Hands a segment to the checkpointer.
+    fn retire(&mut self, mut segment: Segment) {
         match segment.finish() {
             Ok(()) => self.shared.add_sealed(segment.number, std::mem::take(&mut segment.covered)),
             // Commits at the level `Os` were acknowledged in it; they are in the files, or on their

@@ -10,7 +10,7 @@ use super::commit::Commit;
 use super::events::EventWriter;
 use super::feed::Feed;
 use crate::disk::atomic::{self, Sync};
-use crate::disk::fs::Dir;
+use crate::disk::fs::{Dir, Locked};
 use crate::disk::layout;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ pub(crate) struct Lane {
     pub(crate) id: InstanceId,
     pub(crate) uid: Uuid,
     /// The directory of the instance, whose descriptor holds the lock.
-    pub(crate) dir: Dir,
+    pub(crate) dir: Locked<Dir>,
     pub(crate) feed: Arc<Feed>,
     root: Arc<Root>,
     pending: Mutex<Pending>,
@@ -64,7 +64,7 @@ impl Lane {
         root: Arc<Root>,
         id: InstanceId,
         uid: Uuid,
-        dir: Dir,
+        dir: Locked<Dir>,
         files: EventWriter,
         feed: Arc<Feed>,
         record_bytes: usize,

@@ -15,7 +15,7 @@ use super::events::{self, EventWriter, Lines, Position};
 use super::lane::sync_files;
 use super::segment::{self, Contents};
 use crate::disk::atomic::{self, Sync};
-use crate::disk::fs::{Dir, File, Lock};
+use crate::disk::fs::{Dir, File, Lock, Locked};
 use crate::disk::host::boot_id;
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
@@ -41,15 +41,14 @@ struct Remains {
 
 /// Recovers every dead writer. `own` is the writer that asks, if it is one. Blocks.
 pub(crate) fn recover(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
-    let order = root.recovery_lock()?;
-    order.lock(Lock::Exclusive)?;
+    let _order = root.recovery_lock()?.lock(Lock::Exclusive)?;
     recover_locked(root, own)
 }
 
 /// Like [`recover`], but does nothing when that would mean to wait; `None` then.
 pub(crate) fn try_recover(root: &Arc<Root>) -> Result<Option<Recovered>> {
-    let order = root.recovery_lock()?;
-    if order.try_lock(Lock::Exclusive)? { recover_locked(root, None).map(Some) } else { Ok(None) }
+    let Some(_order) = root.recovery_lock()?.try_lock()? else { return Ok(None) };
+    recover_locked(root, None).map(Some)
 }
 
 fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
@@ -158,7 +157,7 @@ fn recover_instance(root: &Arc<Root>, id: &InstanceId, remains: Remains, dead: &
 
 /// Locks the directory for recovery. `None` when it is not there, or when a living process owns it:
 /// that one read the files when they were complete, because this writer was alive then.
-fn claim(root: &Arc<Root>, id: &InstanceId, recreate: bool) -> Result<Option<Dir>> {
+fn claim(root: &Arc<Root>, id: &InstanceId, recreate: bool) -> Result<Option<Locked<Dir>>> {
     match lock::lock_instance(root, id, recreate) {
         Ok(dir) => Ok(Some(dir)),
         Err(Error::NotFound { .. }) => Ok(None),
