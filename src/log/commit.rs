@@ -68,11 +68,13 @@ pub(crate) struct Header {
 }
 
 /// The first line of a batch.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Batch {
     /// Bytes of the segment that were on disk before this batch was written. Damage before that
     /// point is corruption; damage behind it is a torn tail.
     pub(crate) durable: u64,
+    /// The instance of each line that follows: when one cannot be read, it is known whose it was.
+    pub(crate) ids: Vec<InstanceId>,
 }
 
 /// A line, read back.
@@ -119,8 +121,8 @@ pub(crate) fn encode_header(header: &Header) -> Result<Vec<u8>, serde_json::Erro
 }
 
 /// The line of a batch mark.
-pub(crate) fn encode_batch(batch: Batch) -> Result<Vec<u8>, serde_json::Error> {
-    encode_as("batch", &batch)
+pub(crate) fn encode_batch(batch: &Batch) -> Result<Vec<u8>, serde_json::Error> {
+    encode_as("batch", batch)
 }
 
 fn encode_as<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, serde_json::Error> {
@@ -149,9 +151,45 @@ pub(crate) fn decode(line: &[u8]) -> Result<Line, String> {
     serde_json::from_slice(json).map_err(|e| e.to_string())
 }
 
+/// Reads what stands in place of two lines whose newline is damaged: the checksum of the first
+/// tells where it ends.
+pub(crate) fn decode_merged(bytes: &[u8]) -> Option<[Line; 2]> {
+    let (crc, json) = bytes.split_at_checked(PREFIX)?;
+    let stated = u32::from_str_radix(std::str::from_utf8(&crc[..PREFIX - 1]).ok()?, 16).ok()?;
+    let mut hasher = crc32fast::Hasher::new();
+    for (index, byte) in json.iter().enumerate() {
+        hasher.update(std::slice::from_ref(byte));
+        if hasher.clone().finalize() == stated {
+            let (first, rest) = bytes.split_at(PREFIX + index + 1);
+            return Some([decode(first).ok()?, decode(rest.get(1..)?).ok()?]);
+        }
+    }
+    None
+}
+
+/// Whether a damaged line is, or holds, a commit: a mark or a header that is damaged costs nobody
+/// a commit.
+pub(crate) fn looks_like_commit(bytes: &[u8]) -> bool {
+    bytes.windows(10).any(|at| at == b"{\"commit\":")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_lines_without_a_newline_between_them_are_both_read() {
+        let mark = encode_batch(&Batch { durable: 7, ids: vec![meta().id] }).expect("encode");
+        let line = encode(&meta(), None, &[]).expect("encode");
+        let mut merged = [mark, line].concat();
+        merged.pop();
+        let at = merged.iter().position(|b| *b == b'\n').expect("a newline");
+        merged[at] = b'J';
+        let [mark, line] = decode_merged(&merged).expect("both");
+        assert_eq!((mark.batch.map(|b| b.durable), line.commit.map(|c| c.revision)), (Some(7), Some(2)));
+        merged[at + 20] ^= 1;
+        assert!(decode_merged(&merged).is_none());
+    }
 
     fn meta() -> CommitMeta {
         CommitMeta {

@@ -165,7 +165,7 @@ impl Journal {
 
 /// The bytes of a batch: its mark, then the lines.
 fn encode_batch(segment: &Segment, commits: &[Commit]) -> Result<Vec<u8>> {
-    let mut bytes = segment.batch_mark()?;
+    let mut bytes = segment.batch_mark(commits.iter().map(|c| c.meta.id.clone()).collect())?;
     bytes.reserve(commits.iter().map(|c| c.line.len()).sum());
     for commit in commits {
         // The first commit of an instance in a segment holds its whole record: then no segment

@@ -23,6 +23,9 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::record::{Document as _, EventLine, InstanceId, RawRecord, Status};
 
+/// Why an instance is taken out of use when the log had more of it than can be read.
+const LOST: &str = "its last commits cannot be read: a part of the commit log is damaged";
+
 /// What a recovery did.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recovered {
@@ -37,6 +40,8 @@ struct Remains {
     lines: Vec<Line>,
     /// The boots in which the lines were written.
     boots: BTreeSet<String>,
+    /// Its last commits that were lost to damage.
+    lost: u64,
 }
 
 /// Recovers every dead writer. `own` is the writer that asks, if it is one. Blocks.
@@ -94,10 +99,20 @@ fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeMap<Instance
         keep_damage(root, dir, &name, &mut file, writer, &found)?;
         contents.push(found);
     }
-    for id in segment::ids(&contents) {
-        remains.entry(id).or_default();
+    if contents.iter().any(|found| found.header.is_none()) {
+        // Nobody knows who was at work: all are looked at.
+        for id in root.instances.names()?.iter().filter_map(|name| InstanceId::new(name).ok()) {
+            remains.entry(id).or_default();
+        }
     }
     for found in contents {
+        for id in found.ids() {
+            remains.entry(id).or_default();
+        }
+        for (id, lost) in &found.lost {
+            let entry = remains.entry(id.clone()).or_default();
+            entry.lost = entry.lost.saturating_add(*lost);
+        }
         let boot = found.header.map(|h| h.boot_id).unwrap_or_default();
         for line in found.commits {
             let Some(commit) = &line.commit else { continue };
@@ -146,8 +161,13 @@ fn recover_instance(root: &Arc<Root>, id: &InstanceId, remains: Remains, dead: &
     // In the boot that wrote the log a directory that is missing was removed by somebody. After
     // another boot it may be one that never reached the disk.
     let recreate = !remains.boots.contains(&boot_id());
-    for (uid, lines) in lives {
+    if lives.is_empty() && remains.lost > 0 {
+        block(root, id, LOST)?;
+    }
+    let newest = lives.len();
+    for (nth, (uid, lines)) in lives.into_iter().enumerate() {
         let mut chain = Chain::of(lines);
+        chain.lost = if nth + 1 == newest { remains.lost } else { 0 };
         if let Some(dir) = claim(root, id, recreate && !chain.deleted)? {
             chain.apply(root, id, uid, &dir)?;
         }
@@ -175,6 +195,8 @@ fn claim(root: &Arc<Root>, id: &InstanceId, recreate: bool) -> Result<Option<Loc
 struct Chain {
     commits: Vec<(CommitMeta, Line)>,
     deleted: bool,
+    /// Commits behind the last of these that were lost to damage.
+    lost: u64,
 }
 
 impl Chain {
@@ -187,7 +209,7 @@ impl Chain {
         }
         let commits: Vec<_> = by_order.into_values().collect();
         let deleted = commits.last().is_some_and(|(meta, _)| meta.deleted);
-        Self { commits, deleted }
+        Self { commits, deleted, lost: 0 }
     }
 
     fn apply(&mut self, root: &Arc<Root>, id: &InstanceId, uid: Uuid, dir: &Dir) -> Result<()> {
@@ -202,6 +224,9 @@ impl Chain {
             // Another instance has the name by now, or somebody put one there.
             Some(record) if record.uid != uid => return Ok(()),
             _ => {}
+        }
+        if self.lost > 0 && !self.lost_is_in(disk.as_ref()) {
+            return block(root, id, LOST);
         }
         if self.deleted {
             root.instances.rename(id.as_str(), &root.trash, &layout::trashed(id, uid))?;
@@ -240,6 +265,12 @@ impl Chain {
             write_record(dir, &record)?;
         }
         sync_files(dir)
+    }
+
+    /// Whether the files have the commits that the log has lost.
+    fn lost_is_in(&self, disk: Option<&RawRecord>) -> bool {
+        let last = self.commits.last().map_or(u64::MAX, |(meta, _)| meta.revision);
+        disk.is_some_and(|record| record.revision >= last.saturating_add(self.lost))
     }
 
     /// Every commit between what is on disk and the last one must be there: revisions have no gaps.

@@ -1,6 +1,6 @@
 //! One segment of a commit log: writing it, and reading what a dead writer left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -49,9 +49,9 @@ impl Segment {
         Ok(Self { number: header.segment, file, len, durable: len, begun: Instant::now(), covered: Vec::new() })
     }
 
-    /// The mark that goes before the lines of a batch.
-    pub(super) fn batch_mark(&self) -> Result<Vec<u8>> {
-        commit::encode_batch(Batch { durable: self.durable })
+    /// The mark that goes before the lines of a batch, which are of these instances.
+    pub(super) fn batch_mark(&self, ids: Vec<InstanceId>) -> Result<Vec<u8>> {
+        commit::encode_batch(&Batch { durable: self.durable, ids })
             .map_err(|e| crate::record::json::unserializable("batch", &e))
     }
 
@@ -104,55 +104,111 @@ pub(super) struct Contents {
     pub(super) torn: Option<Damage>,
     /// Damage to bytes that were on disk once.
     pub(super) damaged: Vec<Damage>,
+    /// How many of the last commits of an instance that damage took, if it took any.
+    pub(super) lost: BTreeMap<InstanceId, u64>,
 }
 
 pub(super) struct Damage {
     pub(super) offset: u64,
     pub(super) reason: String,
+    commit: bool,
 }
 
-/// Reads a segment. What cannot be read is reported, and what stands behind it is read all the same:
-/// the chain of revisions of each instance shows what it misses.
+/// A batch: whose lines there must be, according to its mark, less those that were read.
+struct Expected {
+    offset: u64,
+    ids: Vec<InstanceId>,
+    read: BTreeSet<InstanceId>,
+}
+
+/// Reads a segment. What cannot be read is reported, with the instances that it concerns, and what
+/// stands behind it is read all the same.
 pub(super) fn read(file: &File) -> Result<Contents> {
     let mut contents = Contents::default();
     let mut bad: Vec<Damage> = Vec::new();
+    let mut batches: Vec<Expected> = Vec::new();
     // The furthest point that a valid mark states to be durable.
     let mut durable = 0;
     let mut lines = Lines::new(file, 0);
     while let Some(raw) = lines.next()? {
-        match commit::decode(&raw.bytes) {
-            Ok(line) => {
-                if let Some(header) = &line.journal {
-                    if header.format > commit::JOURNAL_FORMAT {
-                        return Err(Error::NewerFormat {
-                            path: file.path().to_owned(),
-                            found: header.format.into(),
-                            supported: commit::JOURNAL_FORMAT.into(),
-                        });
-                    }
-                    contents.header = Some(header.clone());
-                }
-                durable = durable.max(line.batch.map_or(0, |b| b.durable));
-                if line.commit.is_some() {
-                    contents.commits.push(line);
-                }
-            }
-            Err(reason) => bad.push(Damage { offset: raw.offset, reason }),
+        let (read, reason) = match commit::decode(&raw.bytes) {
+            Ok(line) => (vec![line], None),
+            Err(reason) => (commit::decode_merged(&raw.bytes).map(Vec::from).unwrap_or_default(), Some(reason)),
+        };
+        if let Some(reason) = reason {
+            let commit = read.is_empty() && commit::looks_like_commit(&raw.bytes);
+            bad.push(Damage { offset: raw.offset, reason, commit });
+        }
+        for line in read {
+            contents.take(line, file, raw.offset, &mut batches, &mut durable)?;
         }
     }
     if lines.offset < file.len()? {
-        bad.push(Damage { offset: lines.offset, reason: "the last line has no end".into() });
+        bad.push(Damage { offset: lines.offset, reason: "the last line has no end".into(), commit: false });
     }
     let (damaged, mut torn): (Vec<_>, Vec<_>) = bad.into_iter().partition(|damage| damage.offset < durable);
     contents.damaged = damaged;
     contents.torn = if torn.is_empty() { None } else { Some(torn.swap_remove(0)) };
+    contents.find_lost(&batches, durable);
     Ok(contents)
 }
 
-/// The ids of all instances that are mentioned.
-pub(super) fn ids(contents: &[Contents]) -> BTreeSet<InstanceId> {
-    let running = contents.iter().filter_map(|c| c.header.as_ref()).flat_map(|h| h.running.iter().cloned());
-    let committed =
-        contents.iter().flat_map(|c| &c.commits).filter_map(|line| line.commit.as_ref().map(|c| c.id.clone()));
-    running.chain(committed).collect()
+impl Contents {
+    fn take(
+        &mut self,
+        line: Line,
+        file: &File,
+        offset: u64,
+        batches: &mut Vec<Expected>,
+        durable: &mut u64,
+    ) -> Result<()> {
+        if let Some(header) = line.journal {
+            if header.format > commit::JOURNAL_FORMAT {
+                return Err(Error::NewerFormat {
+                    path: file.path().to_owned(),
+                    found: header.format.into(),
+                    supported: commit::JOURNAL_FORMAT.into(),
+                });
+            }
+            self.header = Some(header);
+        } else if let Some(batch) = line.batch {
+            *durable = batch.durable.max(*durable);
+            batches.push(Expected { offset, ids: batch.ids, read: BTreeSet::new() });
+        } else if let Some(meta) = &line.commit {
+            if let Some(batch) = batches.last_mut() {
+                batch.read.insert(meta.id.clone());
+                if let Some(at) = batch.ids.iter().position(|id| *id == meta.id) {
+                    batch.ids.swap_remove(at);
+                }
+            }
+            self.commits.push(line);
+        }
+        Ok(())
+    }
+
+    /// Whose last lines are missing where bytes that were on disk once are damaged. Lines that are
+    /// missing before others of the same instance leave a gap in its revisions, which shows anyway.
+    fn find_lost(&mut self, batches: &[Expected], durable: u64) {
+        let unread = self.damaged.iter().filter(|damage| damage.commit).count();
+        let mut missing = 0;
+        for batch in batches.iter().filter(|batch| batch.offset < durable) {
+            missing += batch.ids.len();
+            for id in &batch.ids {
+                if batches.iter().rev().find(|b| b.read.contains(id)).is_none_or(|last| last.offset <= batch.offset) {
+                    *self.lost.entry(id.clone()).or_default() += 1;
+                }
+            }
+        }
+        if missing < unread {
+            // A mark is damaged too: what is lost could be anybody's.
+            self.lost = self.ids().into_iter().map(|id| (id, u64::MAX)).collect();
+        }
+    }
+
+    /// All instances that are mentioned.
+    pub(super) fn ids(&self) -> BTreeSet<InstanceId> {
+        let running = self.header.iter().flat_map(|h| h.running.iter());
+        let committed = self.commits.iter().filter_map(|line| line.commit.as_ref().map(|c| &c.id));
+        running.chain(committed).cloned().collect()
+    }
 }
