@@ -45,7 +45,7 @@ async fn main() -> Result<(), BoxError> {
     };
     let done = session.read(Vec::len).await?;
     println!("{done} of {} questions are answered", TURNS.len());
-    if done < TURNS.len() {
+    if !session.record().await?.status.is_final() {
         let run = session.commit(|tx| Ok(tx.begin_attempt())).await?.value;
         let printer = tokio::spawn(print_events(session.clone(), run));
         session.transition(Status::Running, None).await?;

@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use fiefdom::{BoxError, Error, Instance, InstanceId, NewInstance, Session, Store};
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 struct Tenant;
 
@@ -37,14 +38,18 @@ async fn main() -> Result<(), BoxError> {
     let mut args = std::env::args().skip(1);
     let root = args.next().unwrap_or_else(|| "target/http_service".into());
     let port: u16 = args.next().as_deref().unwrap_or("3000").parse()?;
+
     let store = Store::open(root, Tenant).await?;
     let app = Router::new()
         .route("/tenants/{id}", get(show))
         .route("/tenants/{id}/notes", post(add_note))
         .with_state(store.clone());
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    // Caught from before anybody is told that the service is there.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     println!("listening on http://{}", listener.local_addr()?);
-    axum::serve(listener, app).with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or(()) }).await?;
+    let interrupted = async move { interrupt.recv().await.unwrap_or_default() };
+    axum::serve(listener, app).with_graceful_shutdown(interrupted).await?;
     store.shutdown().await?;
     Ok(())
 }
@@ -58,15 +63,10 @@ async fn add_note(
     State(store): State<Store<Tenant>>,
     Path(id): Path<String>,
     Json(note): Json<String>,
-) -> Result<(StatusCode, Json<Value>), Failure> {
+) -> Result<StatusCode, Failure> {
     let tenant = get_or_create(&store, id.parse()?).await?;
-    let number = tenant
-        .update(move |notes| {
-            notes.push(note);
-            notes.len()
-        })
-        .await?;
-    Ok((StatusCode::CREATED, Json(json!({ "number": number }))))
+    tenant.update(move |notes| notes.push(note)).await?;
+    Ok(StatusCode::CREATED)
 }
 
 /// Of two first requests at once one makes the tenant, and the other finds it.
