@@ -55,10 +55,10 @@ fn the_job_runner_answers_every_query_once() -> TestResult {
     assert!(first.contains(&"query-wire: Succeeded at attempt 2".into()), "{first:#?}");
     assert_eq!(first.last().map(String::as_str), Some("6 of 6 succeeded, 0 of them before"));
 
-    let story = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/jobs/data/story.txt");
-    let story = std::fs::read_to_string(story)?;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/jobs/data/story.txt");
+    let text = std::fs::read_to_string(path)?;
     let storm: Vec<usize> =
-        story.lines().zip(1..).filter(|(line, _)| line.contains("storm")).map(|(_, number)| number).collect();
+        text.lines().zip(1..).filter(|(line, _)| line.contains("storm")).map(|(_, number)| number).collect();
     let on_disk = record(root.path(), "query-storm")?;
     assert_eq!((&on_disk["status"], &on_disk["kind"]), (&json!("succeeded"), &json!("query")));
     assert_eq!(on_disk["state"], json!({ "word": "storm", "lines": storm }));
@@ -275,11 +275,11 @@ fn of_the_demonstration_exactly_those_fail_that_shall() -> TestResult {
     assert_eq!(event_kinds(root.path(), "flaky")?, kinds);
 
     let instances = root.path().join("instances");
-    let output = |id: &str, file: &str| -> PathBuf { instances.join(id).join(file) };
-    assert!(output("site-archive", "output/site.tar.gz").is_file());
-    let sums = std::fs::read_to_string(output("site-sums", "output/SHA256SUMS"))?;
+    let file = |id: &str, name: &str| -> PathBuf { instances.join(id).join(name) };
+    assert!(file("site-archive", "output/site.tar.gz").is_file());
+    let sums = std::fs::read_to_string(file("site-sums", "output/SHA256SUMS"))?;
     assert_eq!(sums.lines().count(), 6);
-    let log = std::fs::read_to_string(output("checksums", "logs/stdout.log"))?;
+    let log = std::fs::read_to_string(file("checksums", "logs/stdout.log"))?;
     assert_eq!(log.lines().filter(|line| line.ends_with(": OK")).count(), 7, "{log}");
     Ok(())
 }
