@@ -7,9 +7,9 @@
 //!
 //! The first argument is the data root; without it that is `target/agent_session`.
 
-use fiefdom::{BoxError, Error, Event, Instance, NewInstance, Result, Session, Status, Store};
+use fiefdom::{BoxError, Error, Instance, NewInstance, Result, Session, Status, Store};
 use futures::StreamExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What the session is about. The answers stand in for a language model.
 const TURNS: [(&str, &str); 4] = [
@@ -89,9 +89,9 @@ async fn take_turn(session: &Session<Agent>, number: usize) -> Result<()> {
 async fn print_events(session: Session<Agent>, run: u32) -> Result<()> {
     let mut events = session.events(1);
     while let Some(event) = events.next().await {
-        let Event { seq, kind, data, .. } = event?;
-        println!("{seq:>3} {kind} {data}");
-        if kind == "run.ended" && data.get() == json!({ "run": run }).to_string() {
+        let event = event?;
+        println!("{:>3} {} {}", event.seq, event.kind, event.data);
+        if event.kind == "run.ended" && event.data_as::<Value>()? == json!({ "run": run }) {
             break;
         }
     }

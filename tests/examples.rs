@@ -14,7 +14,8 @@ use common::TestResult;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-/// Cargo builds the examples for a plain `cargo test`, next to the directory of the tests.
+/// Cargo builds the examples for a plain `cargo test`, next to the directory of the tests. For
+/// `cargo test --test examples` it does not: that takes them as they were last built.
 fn example(name: &str) -> Command {
     let test = std::env::current_exe().expect("the path of this test");
     let path = test.parent().and_then(Path::parent).expect("target/<profile>/deps").join("examples").join(name);
