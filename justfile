@@ -8,4 +8,4 @@ bench *GROUP:
 
 # The main job on the input that ships with the repository.
 demo:
-    JOBS_DATA="$PWD/examples/jobs/data" cargo run -- --root target/demo run --retries 1 --timeout 5s examples/jobs/jobs.txt
+    JOBS_DATA="$PWD/examples/jobs/data" cargo run -- --root target/demo run --batch demo --retries 1 --timeout 5s examples/jobs/jobs.txt

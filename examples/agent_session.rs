@@ -7,7 +7,7 @@
 //!
 //! The first argument is the data root; without it that is `target/agent_session`.
 
-use fiefdom::{BoxError, Error, Instance, NewInstance, Result, Session, Status, Store};
+use fiefdom::{BoxError, Instance, NewInstance, Result, Session, Status, Store};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -39,10 +39,7 @@ impl Instance for Agent {
 async fn main() -> Result<(), BoxError> {
     let root = std::env::args_os().nth(1).unwrap_or_else(|| "target/agent_session".into());
     let store = Store::open(root, Agent).await?;
-    let session = match store.create(NewInstance::with_id("ledger-talk".parse()?).tag("model", "none")).await {
-        Err(Error::AlreadyExists { id, .. }) => store.session(&id).await?,
-        other => other?,
-    };
+    let session = store.get_or_create(NewInstance::with_id("ledger-talk".parse()?).tag("model", "none")).await?;
     let done = session.read(Vec::len).await?;
     println!("{done} of {} questions are answered", TURNS.len());
     if !session.record().await?.status.is_final() {

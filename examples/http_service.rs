@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use fiefdom::{BoxError, Error, Instance, InstanceId, NewInstance, Session, Store};
+use fiefdom::{BoxError, Error, Instance, NewInstance, Store};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -64,17 +64,9 @@ async fn add_note(
     Path(id): Path<String>,
     Json(note): Json<String>,
 ) -> Result<StatusCode, Failure> {
-    let tenant = get_or_create(&store, id.parse()?).await?;
+    let tenant = store.get_or_create(NewInstance::with_id(id.parse()?)).await?;
     tenant.update(move |notes| notes.push(note)).await?;
     Ok(StatusCode::CREATED)
-}
-
-/// Of two first requests at once one makes the tenant, and the other finds it.
-async fn get_or_create(store: &Store<Tenant>, id: InstanceId) -> Result<Session<Tenant>, Error> {
-    match store.create(NewInstance::with_id(id)).await {
-        Err(Error::AlreadyExists { id, .. }) => store.session(&id).await,
-        other => other,
-    }
 }
 
 /// An error of the store as an HTTP answer.

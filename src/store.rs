@@ -219,6 +219,24 @@ impl<I: Instance> Store<I> {
         Ok(Session::new(self.get(id).await?, prepared))
     }
 
+    /// The instance that `new` names if there is one, with whatever state it has; else a new one.
+    /// Of several simultaneous first calls one makes it, and all get it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::session`] and [`Store::create`].
+    pub async fn get_or_create(&self, new: NewInstance) -> Result<Session<I>> {
+        let Some(id) = new.id.clone() else { return self.create(new).await };
+        match self.session(&id).await {
+            Err(Error::NotFound { .. }) => {}
+            other => return other,
+        }
+        match self.create(new).await {
+            Err(Error::AlreadyExists { .. }) => self.session(&id).await,
+            other => other,
+        }
+    }
+
     /// Deletes an instance with all its files. Work that is under way in it is finished first;
     /// what comes later finds no such instance.
     ///

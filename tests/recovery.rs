@@ -219,9 +219,9 @@ async fn be_a_recoverer() -> TestResult {
 
 #[tokio::test]
 async fn a_recovery_that_is_killed_and_repeated_gives_the_same() -> TestResult {
-    let (live, master) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (owner, master) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let lagging = options(|o| o.materialise_within = Duration::from_secs(3600));
-    let store = Store::open_with(live.path(), Counter, lagging).await?;
+    let store = Store::open_with(owner.path(), Counter, lagging).await?;
     for n in 0..150 {
         let it = store.create(NewInstance::with_id(id(&format!("i{n}")))).await?;
         it.commit(move |tx| {
@@ -236,7 +236,7 @@ async fn a_recovery_that_is_killed_and_repeated_gives_the_same() -> TestResult {
             store.delete(it.id()).await?;
         }
     }
-    copy_tree(live.path(), master.path())?;
+    copy_tree(owner.path(), master.path())?;
     store.shutdown().await?;
 
     let undisturbed = tempfile::tempdir()?;

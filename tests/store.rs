@@ -62,6 +62,20 @@ async fn of_many_simultaneous_creations_of_one_id_one_wins() -> TestResult {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_first_users_one_makes_the_instance_and_all_get_it() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = Store::open(root.path(), Counter).await?;
+    let users = (0..50).map(|_| async {
+        let it = store.get_or_create(NewInstance::with_id(id("one"))).await?;
+        it.update(|s| s.value += 1).await
+    });
+    futures::future::try_join_all(users).await?;
+    assert_eq!(store.get(&id("one")).await?.state().await?.value, 50);
+    store.shutdown().await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn two_instances_never_share_a_nested_value_of_their_initial_state() -> TestResult {
     let root = tempfile::tempdir()?;

@@ -240,6 +240,10 @@ impl Batch {
     pub(super) async fn begin(&self) -> Result<()> {
         self.instance
             .commit(|tx| {
+                if tx.record().status == Status::Succeeded {
+                    // It stays so: what is run again is what somebody deleted since.
+                    return Ok(());
+                }
                 if tx.record().status.is_final() {
                     tx.set_status(Status::Pending, None)?;
                 }
@@ -254,6 +258,9 @@ impl Batch {
         let change = move |tx: &mut crate::Transaction<BatchState>| {
             tx.state_mut().succeeded = succeeded;
             tx.state_mut().failed = failed;
+            if tx.record().status == Status::Succeeded {
+                return Ok(());
+            }
             let reason = (failed > 0).then(|| format!("{failed} failed"));
             tx.set_status(status, reason.as_deref())
         };

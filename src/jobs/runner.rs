@@ -54,7 +54,8 @@ pub struct JobReport {
     pub id: InstanceId,
     /// What became of it.
     pub outcome: Outcome,
-    /// The last attempt, counted over restarts.
+    /// The last attempt, counted over restarts; 0 when none could be made, because the instance
+    /// could not be made or used.
     pub attempt: u32,
     /// Why it did not succeed.
     pub error: Option<String>,
@@ -184,8 +185,9 @@ impl<J: Job> Runner<J> {
     ///
     /// # Errors
     ///
-    /// An error of the store ends the run; jobs under way are interrupted. That jobs fail is not an
-    /// error: it is in the [`Summary`].
+    /// An error of the store as a whole ends the run; jobs under way are interrupted. That jobs fail
+    /// is not an error, nor that the instance of one cannot be made or used: it is in the
+    /// [`Summary`].
     ///
     /// When the future is dropped the jobs under way are dropped too; their instances stay `running`
     /// until the batch is run again.
@@ -241,7 +243,13 @@ impl<J: Job> Runner<J> {
             batch: batch.id().clone(),
         };
         let batch = batch.clone();
-        async move { work.job(&batch.items()[index]).await }
+        async move {
+            let item = &batch.items()[index];
+            match work.job(item).await {
+                Err(error) if concerns_one_instance(&error) => Ok(work.failed(item, &error)),
+                other => other,
+            }
+        }
     }
 }
 
@@ -263,13 +271,45 @@ enum Ended {
     Stopped,
 }
 
+/// Whether an error is of the job alone, so that the others can go on.
+fn concerns_one_instance(error: &Error) -> bool {
+    use Error as E;
+    matches!(
+        error,
+        E::InvalidInput { .. }
+            | E::Rejected { .. }
+            | E::TooLarge { .. }
+            | E::Unserializable { .. }
+            | E::KindMismatch { .. }
+            | E::Schema { .. }
+            | E::Corrupt { .. }
+            | E::NewerFormat { .. }
+            | E::Transition { .. }
+            | E::Locked { .. }
+            | E::Gone { .. }
+            | E::NotFound { .. }
+            | E::Panicked { .. }
+            | E::Crashed { .. }
+            | E::CrashLoop { .. }
+    )
+}
+
 impl<J: Job> Work<J> {
+    /// The report of a job whose instance cannot be used.
+    fn failed(&self, item: &BatchItem, error: &Error) -> JobReport {
+        JobReport {
+            id: item.id.clone(),
+            outcome: Outcome::Failed,
+            attempt: 0,
+            error: Some(shorten(&error.to_string())),
+            elapsed: Duration::ZERO,
+            path: self.store.view().instance_path(&item.id),
+        }
+    }
+
     async fn job(&self, item: &BatchItem) -> Result<JobReport> {
         let begun = Instant::now();
-        let session = match self.store.create(item.to_new(&self.batch)).await {
-            Err(Error::AlreadyExists { .. }) => self.store.session(&item.id).await?,
-            other => other?,
-        };
+        let session = self.store.get_or_create(item.to_new(&self.batch)).await?;
         let report = |outcome, attempt, error| JobReport {
             id: item.id.clone(),
             outcome,
