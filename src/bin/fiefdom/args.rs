@@ -227,7 +227,7 @@ fn json(text: &str) -> Result<serde_json::Value, String> {
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is a number with ms, s, m, h or d, such as 90s or 1h30m".to_owned();
     if let Ok(seconds) = text.parse::<u64>() {
-        return Ok(Duration::from_secs(seconds));
+        return if seconds == 0 { Err(wrong()) } else { Ok(Duration::from_secs(seconds)) };
     }
     let (mut total, mut rest) = (Duration::ZERO, text);
     while !rest.is_empty() {
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        for wrong in ["", "s", "5x", "-1s", "5m3", "0s", "99999999999h", "1.5s"] {
+        for wrong in ["", "0", "s", "5x", "-1s", "5m3", "0s", "99999999999h", "1.5s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

@@ -1,11 +1,20 @@
 //! Commands that change one instance: `create`, `update`, `append`, `rm`.
 
-use fiefdom::{DataRoot, NewInstance, Store, Untyped};
+use fiefdom::{DataRoot, InstanceId, NewInstance, Store, Untyped, View};
 use serde_json::{Value, json};
 
 use crate::args::{Append, Create, Rm, Update};
 use crate::failure::{DONE, Failure, code_of};
-use crate::output::Output;
+use crate::output::{Output, say};
+
+/// Says that there is no such instance when there is not even a root, rather than making one: a
+/// mistyped root leaves nothing behind.
+pub(crate) fn need_root(root: &DataRoot, id: &InstanceId) -> Result<(), Failure> {
+    if !root.path().exists() {
+        View::open(root.clone())?.record(id)?;
+    }
+    Ok(())
+}
 
 /// Runs `work` on an open store, and shuts it down whatever comes of it.
 async fn with_store<T>(
@@ -37,6 +46,7 @@ pub(crate) async fn create(root: DataRoot, out: Output, args: Create) -> Result<
 
 pub(crate) async fn update(root: DataRoot, out: Output, args: Update) -> Result<u8, Failure> {
     let Update { id, merge, status, reason } = args;
+    need_root(&root, &id)?;
     let record = with_store(root, async |store| {
         let instance = store.get(&id).await?;
         instance
@@ -59,6 +69,7 @@ pub(crate) async fn update(root: DataRoot, out: Output, args: Update) -> Result<
 }
 
 pub(crate) async fn append(root: DataRoot, out: Output, args: Append) -> Result<u8, Failure> {
+    need_root(&root, &args.id)?;
     let seq =
         with_store(root, async |store| Ok(store.get(&args.id).await?.append(&args.kind, args.data).await?)).await?;
     out.line(seq.to_string())?;
@@ -69,13 +80,14 @@ pub(crate) async fn append(root: DataRoot, out: Output, args: Append) -> Result<
 pub(crate) async fn remove(root: DataRoot, out: Output, args: Rm) -> Result<u8, Failure> {
     let mut code = DONE;
     let mut removed = Vec::new();
+    args.ids.iter().try_for_each(|id| need_root(&root, id))?;
     with_store(root, async |store| {
         for id in args.ids {
             match store.delete(&id).await {
                 Ok(()) => removed.push(id),
                 // The others are removed all the same.
                 Err(error) => {
-                    eprintln!("fiefdom: {error}");
+                    say(format!("fiefdom: {error}"));
                     code = if code == DONE { code_of(&error) } else { code };
                 }
             }

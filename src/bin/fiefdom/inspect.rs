@@ -3,15 +3,16 @@
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use fiefdom::{DataRoot, Event, Filter, InstanceId, Record, View, Waiting};
+use fiefdom::{DataRoot, Error, Event, Filter, InstanceId, Record, View, Waiting};
 use futures::TryStreamExt as _;
 use serde_json::{Value, json};
 
 use crate::args::{Events, Logs, Ls, Show};
 use crate::failure::{DONE, Failure, WORK};
-use crate::output::{Output, age, status};
+use crate::output::{Output, age, say, status};
 
 /// How often a log is looked at while it is followed.
 const POLL: Duration = Duration::from_millis(100);
@@ -19,8 +20,8 @@ const POLL: Duration = Duration::from_millis(100);
 fn open(root: DataRoot) -> Result<View, Failure> {
     let view = View::open(root)?;
     if view.recover() == Waiting::DeadWriter {
-        eprintln!(
-            "fiefdom: a process died with commits that are not in the files yet, and they cannot be recovered now: what follows may be behind"
+        say(
+            "fiefdom: a process died with commits that are not in the files yet, and they cannot be recovered now: what follows may be behind",
         );
     }
     Ok(view)
@@ -35,14 +36,14 @@ pub(crate) fn list(root: DataRoot, out: Output, args: &Ls) -> Result<u8, Failure
     filter.limit = args.limit;
     let listing = view.list(&filter)?;
     for (_, error) in &listing.damaged {
-        eprintln!("fiefdom: {error}");
+        say(format!("fiefdom: {error}"));
     }
     let damaged: Vec<Value> =
         listing.damaged.iter().map(|(id, e)| json!({ "instance_id": id, "error": e.to_string() })).collect();
     out.document(&json!({ "instances": listing.records, "damaged": damaged }))?;
     if listing.records.is_empty() {
         if !out.json && io::stdout().is_terminal() {
-            eprintln!("no instances in {}", view.path().display());
+            say(format!("no instances in {}", view.path().display()));
         }
     } else {
         let rows: Vec<Vec<String>> = listing.records.iter().map(row).collect();
@@ -147,6 +148,11 @@ fn has_ended(view: &View, id: &InstanceId) -> bool {
     view.record(id).map_or(true, |record| record.status.is_final() || record.status == fiefdom::Status::Interrupted)
 }
 
+/// Not by `From`: that is for what standard output says.
+fn unreadable(path: &Path, error: io::Error) -> Failure {
+    Error::Io { action: "read", path: path.to_owned(), source: Arc::new(error) }.into()
+}
+
 /// One of a job's two log files, while it is printed.
 struct Log {
     name: &'static str,
@@ -166,12 +172,12 @@ impl Log {
             self.reader = match File::open(&self.path) {
                 Ok(file) => Some(BufReader::new(file)),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(e) => return Err(Failure::Usage(format!("could not open {}: {e}", self.path.display()))),
+                Err(e) => return Err(unreadable(&self.path, e)),
             };
         }
         let Some(reader) = &mut self.reader else { return Ok(()) };
         loop {
-            let read = reader.read_until(b'\n', &mut self.line)?;
+            let read = reader.read_until(b'\n', &mut self.line).map_err(|e| unreadable(&self.path, e))?;
             let whole = self.line.ends_with(b"\n");
             let complete = whole || (ended && read == 0);
             if self.line.is_empty() || !complete {

@@ -16,17 +16,24 @@ use tracing_subscriber::filter::LevelFilter;
 
 use args::{Args, Command};
 use failure::Failure;
-use output::Output;
+use output::{Output, say};
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let level = [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE]
         [usize::from(args.verbose.min(3))];
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).compact().init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // It would tell of a closed standard error on standard error, and panic.
+        .log_internal_errors(false)
+        .compact()
+        .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("fiefdom: could not start: {error}");
+            say(format!("fiefdom: could not start: {error}"));
             return ExitCode::from(failure::STORE);
         }
     };
@@ -36,7 +43,7 @@ fn main() -> ExitCode {
         // Whoever reads our output has enough of it.
         Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("fiefdom: {failure}");
+            say(format!("fiefdom: {failure}"));
             ExitCode::from(failure.code())
         }
     }

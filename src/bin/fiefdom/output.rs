@@ -1,5 +1,6 @@
 //! What goes to standard output: tables that fit, colours only on a terminal, or JSON.
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
@@ -66,6 +67,11 @@ impl Output {
         print(&head, Some(&Style::new().bold()))?;
         rows.iter().try_for_each(|row| print(row, None))
     }
+}
+
+/// A message, to standard error. That nobody reads it changes nothing (`eprintln!` would panic).
+pub(crate) fn say(message: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
 }
 
 /// A status in its colour.

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use console::style;
@@ -9,13 +10,15 @@ use fiefdom::jobs::{
     Batch, BatchItem, BatchSettings, CommandInput, CommandJob, JobLine, JobReport, Outcome, RetryPolicy, Runner,
     Summary, parse_job_file,
 };
-use fiefdom::{DataRoot, InstanceId, Store};
+use fiefdom::{DataRoot, Error, InstanceId, Store};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{How, Resume, Run};
+use crate::edit::need_root;
 use crate::failure::{DONE, Failure, INTERRUPTED, WORK};
-use crate::output::{Output, short};
+use crate::output::{Output, say, short};
 
 /// Largest file of jobs, in bytes.
 const JOB_FILE_BYTES: u64 = 1 << 30;
@@ -35,6 +38,7 @@ pub(crate) async fn run(root: DataRoot, out: Output, args: Run) -> Result<u8, Fa
 }
 
 pub(crate) async fn resume(root: DataRoot, out: Output, args: Resume) -> Result<u8, Failure> {
+    need_root(&root, &args.batch)?;
     let store = Store::open(root.clone(), CommandJob).await?;
     let outcome = match Batch::load(&store, &args.batch).await {
         Ok(batch) => drive(&root, out, &store, &batch, &args.how).await,
@@ -104,20 +108,27 @@ async fn drive(
 ) -> Result<u8, Failure> {
     let mut settings = batch.settings().clone();
     override_settings(&mut settings, how);
-    let mut runner =
-        Runner::new(store.clone()).retry(RetryPolicy::attempts(settings.retries + 1)).timeout(settings.timeout());
+    let mut runner = Runner::new(store.clone())
+        .retry(RetryPolicy::attempts(settings.retries.saturating_add(1)))
+        .timeout(settings.timeout());
     if let Some(jobs) = settings.concurrency {
         runner = runner.concurrency(jobs);
     }
     let resume = format!("fiefdom --root {} resume {}", quoted(root.path()), batch.id());
-    out.line(format!("batch {} ({} jobs)", batch.id(), batch.items().len()))?;
-    out.document(&json!({ "batch": batch.id(), "jobs": batch.items().len(), "resume": resume }))?;
-    eprintln!("if it is interrupted, go on with: {resume}");
-
+    // Caught from here on, not from whenever a task gets to it: the next line invites it.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::Io {
+        action: "catch",
+        path: "SIGINT".into(),
+        source: Arc::new(e),
+    })?;
     let stop = runner.stop_token();
+    heard(out.line(format!("batch {} ({} jobs)", batch.id(), batch.items().len())))?;
+    heard(out.document(&json!({ "batch": batch.id(), "jobs": batch.items().len(), "resume": resume })))?;
+    say(format!("if it is interrupted, go on with: {resume}"));
+
     let interrupts = tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            eprintln!("interrupted: the jobs under way are told to stop");
+        if interrupt.recv().await.is_some() {
+            say("interrupted: the jobs under way are told to stop");
             stop.cancel();
         }
     });
@@ -126,12 +137,20 @@ async fn drive(
     interrupts.abort();
     progress.end()?;
     let summary = summary?;
-    print_summary(out, &summary, &resume)?;
+    heard(print_summary(out, &summary, &resume))?;
     Ok(match &summary {
         s if s.unfinished > 0 => INTERRUPTED,
         s if s.all_succeeded() => DONE,
         _ => WORK,
     })
+}
+
+/// That nobody reads what is printed is no reason to leave jobs undone, nor to hide that some failed.
+fn heard(printed: Result<(), Failure>) -> Result<(), Failure> {
+    match printed {
+        Err(Failure::ClosedPipe) => Ok(()),
+        other => other,
+    }
 }
 
 /// A path as a shell takes it.
@@ -176,7 +195,7 @@ impl Progress {
                 bar.set_message(style(format!("{} failed", self.failed)).red().to_string());
             }
             if failed {
-                bar.suspend(|| eprintln!("{}", style(line).red()));
+                bar.suspend(|| say(style(line).red()));
             }
             return;
         }
@@ -188,7 +207,7 @@ impl Progress {
                 "seconds": report.elapsed.as_secs_f64(), "directory": report.path,
             }))
         });
-        if let Err(failure) = printed {
+        if let Err(failure) = heard(printed) {
             self.broken.get_or_insert(failure);
         }
     }
