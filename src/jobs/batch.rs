@@ -50,8 +50,14 @@ impl BatchItem {
     }
 
     pub(super) fn to_new(&self, batch: &InstanceId) -> NewInstance {
-        let new = NewInstance::with_id(self.id.clone()).input(self.input.clone()).tag(BATCH_TAG, batch.as_str());
-        self.tags.iter().fold(new, |new, (key, value)| new.tag(key, value))
+        let new = NewInstance::with_id(self.id.clone()).input(self.input.clone());
+        self.all_tags(batch).into_iter().fold(new, |new, (key, value)| new.tag(key, value))
+    }
+
+    fn all_tags(&self, batch: &InstanceId) -> BTreeMap<String, String> {
+        let mut tags = self.tags.clone();
+        tags.insert(BATCH_TAG.into(), batch.to_string());
+        tags
     }
 }
 
@@ -123,20 +129,58 @@ impl Batch {
         InstanceId::new(&text).unwrap_or_else(|_| InstanceId::generate())
     }
 
+    /// Checks what can be checked without a store. [`Batch::create`] does it too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`] for no items, one id twice, the id of the batch itself, or tags that
+    /// an instance cannot have; [`Error::TooLarge`] for more than [`MAX_ITEMS`].
+    pub fn check(id: &InstanceId, items: &[BatchItem]) -> Result<()> {
+        let refuse = |reason: String| Err(Error::InvalidInput { what: "batch", reason });
+        if items.is_empty() {
+            return refuse("it has no jobs".into());
+        }
+        if items.len() > MAX_ITEMS {
+            return Err(Error::TooLarge {
+                what: "number of jobs in a batch",
+                bytes: items.len() as u64,
+                limit: MAX_ITEMS as u64,
+            });
+        }
+        let mut seen = std::collections::HashSet::new();
+        for item in items {
+            if item.id == *id {
+                return refuse(format!("one of its jobs has the id {id:?} of the batch; give it another"));
+            }
+            if !seen.insert(&item.id) {
+                return refuse(format!("two of its jobs have the id {:?}; give one of them another", item.id));
+            }
+            if item.tags.contains_key(BATCH_TAG) {
+                return refuse(format!(
+                    "job {:?} has the tag {BATCH_TAG:?}, which names the batch; rename it",
+                    item.id
+                ));
+            }
+            if let Err(error) = Record::<Value>::check_tags(&item.all_tags(id)) {
+                return refuse(format!("job {:?} cannot be made: {error}", item.id));
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a batch, durably, before any of its jobs begins. Everything is checked first.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] for no items, or one id twice; [`Error::TooLarge`] for more than
-    /// [`MAX_ITEMS`]; [`Error::AlreadyExists`] for the batch or the instance of an item. Nothing is
-    /// made then.
+    /// Those of [`Batch::check`], and [`Error::AlreadyExists`] for the batch or the instance of an
+    /// item. Nothing is made then.
     pub async fn create<I: Instance>(
         store: &Store<I>,
         id: InstanceId,
         items: Vec<BatchItem>,
         settings: BatchSettings,
     ) -> Result<Self> {
-        check(&items)?;
+        Self::check(&id, &items)?;
         let view = store.view();
         let ids: Vec<InstanceId> = items.iter().map(|item| item.id.clone()).collect();
         blocking::run(move || match ids.into_iter().find(|id| view.record_path(id).exists()) {
@@ -208,7 +252,7 @@ impl Batch {
             other => other?,
         };
         if instance.read(|state| state.total.is_none()).await? {
-            check(&items)?;
+            Self::check(&id, &items)?;
             return Self::plan(instance, items, settings).await;
         }
         let batch = Self::load(store, &id).await?;
@@ -300,23 +344,4 @@ async fn read_items(
         }
     })
     .await
-}
-
-fn check(items: &[BatchItem]) -> Result<()> {
-    let refuse = |reason: String| Err(Error::InvalidInput { what: "batch", reason });
-    if items.is_empty() {
-        return refuse("it has no jobs".into());
-    }
-    if items.len() > MAX_ITEMS {
-        return Err(Error::TooLarge {
-            what: "number of jobs in a batch",
-            bytes: items.len() as u64,
-            limit: MAX_ITEMS as u64,
-        });
-    }
-    let mut seen = std::collections::HashSet::new();
-    match items.iter().find(|item| !seen.insert(&item.id)) {
-        Some(twice) => refuse(format!("two of its jobs have the id {:?}", twice.id)),
-        None => Ok(()),
-    }
 }

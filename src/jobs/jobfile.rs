@@ -18,6 +18,8 @@ use std::fmt;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::batch::BATCH_TAG;
+
 /// The longest line in bytes, its end not counted: Linux takes no argument of a
 /// program longer than 128 KiB with its closing NUL (`MAX_ARG_STRLEN`), and a
 /// command is handed to the shell as one argument.
@@ -283,7 +285,12 @@ fn environment<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, St
 
 /// Reads the tags.
 fn tags<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
-    from.deserialize_map(UniqueKeys(|name: &str| no_nul(name, "a tag")))
+    from.deserialize_map(UniqueKeys(|name: &str| {
+        if name == BATCH_TAG {
+            return Err(format!("the tag {BATCH_TAG:?} is reserved: it names the batch of the job"));
+        }
+        no_nul(name, "a tag")
+    }))
 }
 
 /// Refuses the NUL character, which JSON can write as `\u0000` but neither an

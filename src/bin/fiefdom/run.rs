@@ -27,6 +27,7 @@ pub(crate) async fn run(root: DataRoot, out: Output, args: Run) -> Result<u8, Fa
     let lines = read_jobs(&args.file)?;
     let id = args.batch.unwrap_or_else(Batch::new_id);
     let items = lines.into_iter().map(|line| item(&id, line)).collect::<Result<Vec<_>, _>>()?;
+    Batch::check(&id, &items)?;
     let mut settings = BatchSettings::default();
     override_settings(&mut settings, &args.how);
     let store = Store::open(root.clone(), CommandJob).await?;
