@@ -279,3 +279,18 @@ pub(crate) fn holds(dir: &Path, bytes: &[u8]) -> bool {
         text.windows(bytes.len()).any(|window| window == bytes)
     })
 }
+
+/// The lines of a file, none if it is not there yet.
+pub(crate) fn lines(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// Runs what was printed as the way to go on, as a person does who pastes it into a shell.
+pub(crate) fn paste(printed: &str) -> Ran {
+    let at = printed.rfind("fiefdom --root").expect("a command to go on with");
+    let mut shell = Command::new("sh");
+    let programs = Path::new(FIEFDOM).parent().expect("a directory").display();
+    let path = format!("{programs}:{}", std::env::var("PATH").expect("a PATH"));
+    shell.arg("-c").arg(printed[at..].lines().next().expect("a line")).env("PATH", path);
+    Started::new(shell).end()
+}
