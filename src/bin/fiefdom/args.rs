@@ -1,5 +1,6 @@
 //! The command line: what can be said.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -217,6 +218,21 @@ fn tag(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("a tag is KEY=VALUE".into()),
     }
+}
+
+/// The tags that were given, each once: an instance has one value for a key, so of two one would be
+/// lost in silence.
+pub(crate) fn unique(tags: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut unique = BTreeMap::new();
+    for (key, value) in tags {
+        if let Some(first) = unique.get(&key) {
+            return Err(Failure::Usage(format!(
+                "the tag {key:?} is given twice, as {first:?} and as {value:?}; give it once"
+            )));
+        }
+        unique.insert(key, value);
+    }
+    Ok(unique)
 }
 
 fn json(text: &str) -> Result<serde_json::Value, String> {

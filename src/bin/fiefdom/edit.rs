@@ -3,7 +3,7 @@
 use fiefdom::{DataRoot, InstanceId, NewInstance, Store, Untyped, View};
 use serde_json::{Value, json};
 
-use crate::args::{Append, Create, Rm, Update};
+use crate::args::{Append, Create, Rm, Update, unique};
 use crate::failure::{DONE, Failure, code_of};
 use crate::output::{Output, say};
 
@@ -37,7 +37,7 @@ pub(crate) async fn create(root: DataRoot, out: Output, args: Create) -> Result<
     if let Some(kind) = args.kind {
         new = new.kind(kind);
     }
-    let new = args.tag.into_iter().fold(new, |new, (key, value)| new.tag(key, value));
+    let new = unique(args.tag)?.into_iter().fold(new, |new, (key, value)| new.tag(key, value));
     let record = with_store(root, async |store| Ok(store.create(new).await?.record().await?)).await?;
     out.line(record.id.as_str())?;
     out.document(&*record)?;

@@ -10,9 +10,9 @@ use fiefdom::{DataRoot, Error, Event, Filter, InstanceId, Record, View, Waiting}
 use futures::TryStreamExt as _;
 use serde_json::{Value, json};
 
-use crate::args::{Events, Logs, Ls, Show};
+use crate::args::{Events, Logs, Ls, Show, unique};
 use crate::failure::{DONE, Failure, WORK};
-use crate::output::{Output, age, say, status};
+use crate::output::{Output, age, plain, say, status};
 
 /// How often a log is looked at while it is followed.
 const POLL: Duration = Duration::from_millis(100);
@@ -28,12 +28,12 @@ fn open(root: DataRoot) -> Result<View, Failure> {
 }
 
 pub(crate) fn list(root: DataRoot, out: Output, args: &Ls) -> Result<u8, Failure> {
-    let view = open(root)?;
     let mut filter = Filter::default();
     filter.statuses.clone_from(&args.status);
-    filter.tags = args.tag.iter().cloned().collect();
+    filter.tags = unique(args.tag.clone())?;
     filter.kind.clone_from(&args.kind);
     filter.limit = args.limit;
+    let view = open(root)?;
     let listing = view.list(&filter)?;
     for (_, error) in &listing.damaged {
         say(format!("fiefdom: {error}"));
@@ -55,8 +55,8 @@ pub(crate) fn list(root: DataRoot, out: Output, args: &Ls) -> Result<u8, Failure
 fn row(record: &Record<Value>) -> Vec<String> {
     let about = record.name.iter().chain(&record.status_reason).cloned();
     let tags = record.tags.iter().map(|(key, value)| format!("{key}={value}"));
-    let about: Vec<String> = about.chain(tags).map(|text| text.replace(char::is_control, " ")).collect();
-    vec![record.id.to_string(), status(record.status), record.kind.clone(), age(record.created_at), about.join("  ")]
+    let about: Vec<String> = about.chain(tags).map(|text| plain(&text)).collect();
+    vec![record.id.to_string(), status(record.status), plain(&record.kind), age(record.created_at), about.join("  ")]
 }
 
 pub(crate) fn show(root: DataRoot, out: Output, args: &Show) -> Result<u8, Failure> {
@@ -69,11 +69,11 @@ pub(crate) fn show(root: DataRoot, out: Output, args: &Show) -> Result<u8, Failu
     let time = |at: chrono::DateTime<chrono::Utc>| format!("{} ({} ago)", at.format("%Y-%m-%d %H:%M:%S UTC"), age(at));
     let field = |name: &str, value: String| out.line(format!("{name:<10} {value}"));
     field("id", record.id.to_string())?;
-    field("kind", record.kind.clone())?;
+    field("kind", plain(&record.kind))?;
     if let Some(name) = &record.name {
-        field("name", name.clone())?;
+        field("name", plain(name))?;
     }
-    let reason = record.status_reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    let reason = record.status_reason.as_ref().map_or_else(String::new, |reason| format!(": {}", plain(reason)));
     field("status", format!("{}{reason}", status(record.status)))?;
     field("created", time(record.created_at))?;
     field("updated", time(record.updated_at))?;
@@ -84,7 +84,7 @@ pub(crate) fn show(root: DataRoot, out: Output, args: &Show) -> Result<u8, Failu
         field("attempts", record.attempt.to_string())?;
     }
     for (key, value) in &record.tags {
-        field("tag", format!("{key}={value}"))?;
+        field("tag", plain(&format!("{key}={value}")))?;
     }
     field("revision", format!("{} (epoch {}, {} events)", record.revision, record.epoch, record.last_event_seq))?;
     field("directory", view.instance_path(&record.id).display().to_string())?;

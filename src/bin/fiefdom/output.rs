@@ -86,6 +86,11 @@ pub(crate) fn status(status: Status) -> String {
     style.apply_to(status.as_str()).to_string()
 }
 
+/// Text that somebody else chose, without what would control a terminal or break a line.
+pub(crate) fn plain(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
 /// A duration, as short as it is clear: `340ms`, `12.3s`, `4m05s`, `3h20m`, `5d`.
 pub(crate) fn short(duration: Duration) -> String {
     let seconds = duration.as_secs();
