@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 
 pub(crate) const FIEFDOM: &str = env!("CARGO_BIN_EXE_fiefdom");
@@ -145,6 +145,17 @@ impl Fief {
             }
         }
         found
+    }
+}
+
+impl Drop for Fief {
+    fn drop(&mut self) {
+        // Only a test that failed leaves any; they would run for ever.
+        for pid in self.survivors() {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
     }
 }
 
