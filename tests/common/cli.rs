@@ -36,9 +36,9 @@ pub(crate) struct Fief {
 
 impl Fief {
     pub(crate) fn new() -> Self {
-        // Canonical, because a job is told its directory in that form.
+        // Canonical, because a job is told its directory in that form; and not easy for a shell.
         let temp = tempfile::tempdir().expect("a directory");
-        let root = temp.path().canonicalize().expect("a path").join("root");
+        let root = temp.path().canonicalize().expect("a path").join("the root's");
         Self { temp, root }
     }
 
