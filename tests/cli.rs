@@ -127,6 +127,20 @@ fn a_listing_is_newest_first_and_can_be_filtered() {
 }
 
 #[test]
+fn no_text_of_an_instance_controls_the_terminal() {
+    let fief = Fief::new();
+    let text = "x\u{1b}[31my\nz";
+    fief.ok(["create", "a", "--name", text, "--kind", text, "--tag", &format!("k={text}")]);
+    fief.ok(["update", "a", "--merge", &json!({ "t": text }).to_string(), "--status", "failed", "--reason", text]);
+    fief.ok(["append", "a", "e", &json!(text).to_string()]);
+    for args in [&["ls"][..], &["show", "a"], &["events", "a"]] {
+        let out = fief.ok(args);
+        assert!(!out.contains('\u{1b}') && !out.contains("\nz"), "{out:?}");
+    }
+    assert_eq!(fief.json(["show", "a"])["name"], text, "what is stored is untouched");
+}
+
+#[test]
 fn following_shows_what_another_process_appends() {
     let fief = Fief::new();
     fief.ok(["create", "a"]);
@@ -260,6 +274,8 @@ fn wrong_arguments_are_refused_before_the_root_is_made() {
         (&["rm"], &["<IDS>"]),
         (&["create", "a", "--tag", "novalue"], &["novalue", "KEY=VALUE"]),
         (&["create", "a", "--tag", "=v"], &["KEY=VALUE"]),
+        (&["create", "a", "--tag", "k=1", "--tag", "k=2"], &["\"k\"", "twice"]),
+        (&["ls", "--tag", "k=1", "--tag", "k=2"], &["\"k\"", "twice"]),
         (&["create", "a", "--state", "{"], &["--state", "not JSON"]),
         (&["create", "a", "--state", &deep], &["--state", "not JSON", "recursion"]),
         (&["update", "a", "--merge", &deep], &["--merge", "not JSON", "recursion"]),
