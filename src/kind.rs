@@ -173,6 +173,20 @@ impl NewInstance {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Untyped;
 
+impl Untyped {
+    /// Reads a JSON text as strictly as a record is read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`] when it is not JSON, has a key twice in one object, or is nested too
+    /// deep.
+    pub fn parse(json: &str) -> Result<Value> {
+        crate::record::json::check(json.as_bytes())
+            .and_then(|()| serde_json::from_str(json))
+            .map_err(|e| Error::InvalidInput { what: "JSON", reason: e.to_string() })
+    }
+}
+
 impl Instance for Untyped {
     const KIND: &'static str = "untyped";
     type State = Value;

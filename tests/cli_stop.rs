@@ -78,6 +78,15 @@ fn after_a_kill_the_listing_says_what_was_interrupted() {
 
 #[test]
 fn ctrl_c_tells_the_jobs_and_the_batch_goes_on() {
+    a_signal_tells_the_jobs_and_the_batch_goes_on(Signal::INT);
+}
+
+#[test]
+fn what_a_service_manager_sends_tells_them_too() {
+    a_signal_tells_the_jobs_and_the_batch_goes_on(Signal::TERM);
+}
+
+fn a_signal_tells_the_jobs_and_the_batch_goes_on(signal: Signal) {
     let fief = Fief::new();
     let (begun, told, go) = (fief.beside("begun"), fief.beside("told"), fief.beside("go"));
     let job = format!(
@@ -89,7 +98,7 @@ fn ctrl_c_tells_the_jobs_and_the_batch_goes_on() {
     let jobs = fief.write("jobs", job.repeat(5));
     let runner = Started::new(fief.command(["run", "-j", "2", "--retries", "3", "--batch", "b", &jobs]));
     until("two jobs to begin", || (lines(&begun).len() == 2).then_some(()));
-    runner.signal(Signal::INT);
+    runner.signal(signal);
     let ran = runner.end();
     assert_eq!(ran.code, Some(130), "{ran:?}");
     assert_eq!(lines(&told), ["told"; 2]);
@@ -129,6 +138,26 @@ fn a_job_that_does_not_listen_is_killed_after_the_grace() {
     assert!(told.elapsed().as_secs() >= 4, "it had its time to end: {:?}", told.elapsed());
     assert_eq!(fief.survivors(), [0; 0]);
     assert_eq!(fief.status("b-1"), "interrupted");
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_the_grace() {
+    let fief = Fief::new();
+    let (begun, told) = (fief.beside("begun"), fief.beside("told"));
+    let job = format!(
+        "trap 'echo told >> {}' TERM; echo x >> {}; while :; do sleep 0.05; done\n",
+        told.display(),
+        begun.display()
+    );
+    let jobs = fief.write("jobs", job);
+    let mut runner = Started::new(fief.command(["run", "--batch", "b", &jobs]));
+    until("the job to begin", || begun.exists().then_some(()));
+    runner.signal(Signal::INT);
+    until("the job to be told", || told.exists().then_some(()));
+    runner.signal(Signal::INT);
+    assert_eq!(runner.status().code(), Some(130));
+    until("its processes to be gone", || fief.survivors().is_empty().then_some(()));
+    assert_eq!(fief.json(["show", "b-1"])["status"], "interrupted", "the next command finds it");
 }
 
 #[test]

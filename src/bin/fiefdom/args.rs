@@ -236,7 +236,7 @@ pub(crate) fn unique(tags: Vec<(String, String)>) -> Result<BTreeMap<String, Str
 }
 
 fn json(text: &str) -> Result<serde_json::Value, String> {
-    serde_json::from_str(text).map_err(|e| format!("this is not JSON: {e}"))
+    fiefdom::Untyped::parse(text).map_err(|e| e.to_string())
 }
 
 /// `1h30m`, `90s`, `500ms`; a bare number is seconds.

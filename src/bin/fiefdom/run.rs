@@ -117,20 +117,29 @@ async fn drive(
     }
     let resume = format!("fiefdom --root {} resume {}", quoted(root.path()), batch.id());
     // Caught from here on, not from whenever a task gets to it: the next line invites it.
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::Io {
-        action: "catch",
-        path: "SIGINT".into(),
-        source: Arc::new(e),
-    })?;
+    let caught =
+        |kind| signal(kind).map_err(|e| Error::Io { action: "catch", path: "a signal".into(), source: Arc::new(e) });
+    let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
     let stop = runner.stop_token();
     heard(out.line(format!("batch {} ({} jobs)", batch.id(), batch.items().len())))?;
     heard(out.document(&json!({ "batch": batch.id(), "jobs": batch.items().len(), "resume": resume })))?;
     say(format!("if it is interrupted, go on with: {resume}"));
 
     let interrupts = tokio::spawn(async move {
-        if interrupt.recv().await.is_some() {
-            say("interrupted: the jobs under way are told to stop");
-            stop.cancel();
+        for nth in 0.. {
+            let again = tokio::select! {
+                again = interrupt.recv() => again,
+                again = terminate.recv() => again,
+            };
+            match (again, nth) {
+                (None, _) => return,
+                (Some(()), 0) => {
+                    say("interrupted: the jobs under way are told to stop; once more to kill them");
+                    stop.cancel();
+                }
+                // The jobs die with this process, and the next run finds what is on disk.
+                (Some(()), _) => std::process::exit(INTERRUPTED.into()),
+            }
         }
     });
     let mut progress = Progress::new(out, batch.items().len());
