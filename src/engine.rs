@@ -83,9 +83,13 @@ impl Engine {
     }
 
     /// Makes a new instance, durably.
-    pub(crate) async fn create<I: Instance>(&self, record: Record<I::State>) -> Result<Arc<Live<I>>> {
+    pub(crate) async fn create<I: Instance>(
+        &self,
+        record: Record<I::State>,
+        durability: Option<Durability>,
+    ) -> Result<Arc<Live<I>>> {
         let (id, queued) = (record.id.clone(), self.queue()?);
-        let opener = self.creator::<I>(record);
+        let opener = self.creator::<I>(record, durability.unwrap_or(self.ground.options.durability));
         let admitted =
             self.call(|reply| RegistryMsg::Get { id: id.clone(), create: true, opener, queued, reply }).await??;
         Ok(downcast::<I>(&id, admitted)?.0)
@@ -100,6 +104,12 @@ impl Engine {
             Some(name) => blocking::run(move || ground.root.trash.remove_tree(&name)).await,
             None => Ok(()),
         }
+    }
+
+    /// Lets an instance go if nobody uses it. Does not wait for it.
+    pub(crate) fn release(&self, id: &InstanceId) {
+        // A registry that is gone has let everything go.
+        let _ = self.registry.cast(RegistryMsg::Release(id.clone()));
     }
 
     pub(crate) async fn live_count(&self) -> Result<usize> {
@@ -145,7 +155,7 @@ impl Engine {
     }
 
     /// Makes a new instance: directory, lock, and the commit of its first record.
-    fn creator<I: Instance>(&self, record: Record<I::State>) -> Opener {
+    fn creator<I: Instance>(&self, record: Record<I::State>, durability: Durability) -> Opener {
         let ground = Arc::clone(&self.ground);
         Box::new(move |registry: ActorCell| {
             async move {
@@ -160,7 +170,7 @@ impl Engine {
                     let sealed = Transaction::new(&record).seal_creation(stamp)?;
                     let first = Record::clone(&sealed.record);
                     let core = ground.core(activated, first, stamp);
-                    submit_and_wait(&ground.log, &core, 0, sealed, Durability::Disk).await?;
+                    submit_and_wait(&ground.log, &core, 0, sealed, durability).await?;
                     Ok(core)
                 };
                 let core = match created.await {

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{BoxError, Error, Result};
+use crate::options::Durability;
 use crate::record::InstanceId;
 
 /// A kind of instance: the shape of its durable state, and what is prepared once for all of them.
@@ -105,6 +106,7 @@ pub struct NewInstance {
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) pinned: bool,
     pub(crate) input: Value,
+    pub(crate) durability: Option<Durability>,
 }
 
 impl NewInstance {
@@ -145,6 +147,13 @@ impl NewInstance {
     #[must_use]
     pub fn input(mut self, input: Value) -> Self {
         self.input = input;
+        self
+    }
+
+    /// When the creation is acknowledged, if not at the store's level.
+    #[must_use]
+    pub fn durability(mut self, level: Durability) -> Self {
+        self.durability = Some(level);
         self
     }
 

@@ -152,7 +152,7 @@ impl<I: Instance> Store<I> {
         self.factory.call(FactoryMsg::Refresh).await
     }
 
-    /// Makes a new instance, durably, in the status `pending`.
+    /// Makes a new instance, as durably as the store's level says, in the status `pending`.
     ///
     /// # Errors
     ///
@@ -194,7 +194,7 @@ impl<I: Instance> Store<I> {
             state: Arc::new(state),
             unknown: std::collections::BTreeMap::new(),
         };
-        let live = self.engine.create::<I>(record).await?;
+        let live = self.engine.create::<I>(record, new.durability).await?;
         Ok(Session::new(InstanceRef::new(id, Arc::clone(&self.engine), Some(&live)), prepared))
     }
 
@@ -246,6 +246,11 @@ impl<I: Instance> Store<I> {
     /// after that: the instance is deleted, and some of its files are still in the trash.
     pub async fn delete(&self, id: &InstanceId) -> Result<()> {
         self.engine.delete::<I>(id).await
+    }
+
+    /// Lets an instance go if nobody uses it, without waiting until it has been idle for long.
+    pub(crate) fn release(&self, id: &InstanceId) {
+        self.engine.release(id);
     }
 
     /// The records of the instances of this kind that match, newest first. Every file is brought

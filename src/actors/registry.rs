@@ -69,6 +69,8 @@ pub(crate) enum RegistryMsg {
         opener: Opener,
         reply: RpcReplyPort<Result<Option<String>>>,
     },
+    /// Let an instance go if nobody uses it: whoever worked on it is done.
+    Release(InstanceId),
     /// The number of live instances.
     Count(RpcReplyPort<usize>),
     /// Let everything go, and take nothing more.
@@ -510,6 +512,13 @@ impl Actor for Registry {
             }
             RegistryMsg::Delete { id, opener, reply } => {
                 self.want(&myself, state, id, Waiter { create: false, opener, since, want: Want::Delete(reply) });
+            }
+            RegistryMsg::Release(id) => {
+                if let Some(Slot::Live(occupant)) = state.slots.get(&id)
+                    && occupant.admission().close_if_idle()
+                {
+                    Self::close(&myself, state, &id, None);
+                }
             }
             RegistryMsg::Count(reply) => {
                 let _ = reply.send(state.occupied);

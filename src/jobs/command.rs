@@ -15,6 +15,7 @@ use crate::disk::layout;
 use crate::error::{BoxError, Error, Result};
 use crate::instance::{Session, SubDir};
 use crate::kind::{Instance, NewInstance};
+use crate::options::Durability;
 
 /// Most bytes of one log file of a job. A job that prints more has failed.
 const LOG_BYTES: u64 = 1 << 30;
@@ -124,7 +125,14 @@ impl Job for CommandJob {
         let logs = session.path().join(layout::LOGS);
         let exit = watch(running, &attempt, &logs).await?;
         let code = exit.code;
-        session.update(move |state| (state.exit_code, state.group) = (code, None)).await?;
+        session
+            .commit(move |tx| {
+                // The commit that ends the attempt makes it durable.
+                tx.set_durability(Durability::Os);
+                (tx.state_mut().exit_code, tx.state_mut().group) = (code, None);
+                Ok(())
+            })
+            .await?;
         if exit.success() {
             return Ok(());
         }

@@ -22,6 +22,7 @@ use super::job::{Attempt, Job};
 use super::retry::{self, RetryPolicy};
 use crate::error::{Error, Result};
 use crate::instance::Session;
+use crate::options::Durability;
 use crate::record::{InstanceId, Status};
 use crate::store::Store;
 
@@ -245,7 +246,11 @@ impl<J: Job> Runner<J> {
         let batch = batch.clone();
         async move {
             let item = &batch.items()[index];
-            match work.job(item).await {
+            let report = work.job(item).await;
+            // Nobody comes back to it soon, and each live instance costs a descriptor, which every
+            // process that is started has to close.
+            work.store.release(&item.id);
+            match report {
                 Err(error) if concerns_one_instance(&error) => Ok(work.failed(item, &error)),
                 other => other,
             }
@@ -309,7 +314,9 @@ impl<J: Job> Work<J> {
 
     async fn job(&self, item: &BatchItem) -> Result<JobReport> {
         let begun = Instant::now();
-        let session = self.store.get_or_create(item.to_new(&self.batch)).await?;
+        // The commit that begins the first attempt makes it durable.
+        let new = item.to_new(&self.batch).durability(Durability::Os);
+        let session = self.store.get_or_create(new).await?;
         let report = |outcome, attempt, error| JobReport {
             id: item.id.clone(),
             outcome,
