@@ -26,13 +26,13 @@ async fn live(store: &Store<Counter>, wanted: usize) -> TestResult {
     .await?
 }
 
-/// Ten thousand instances, of which a hundred may be live, are each changed three times, in an
+/// Ten thousand instances, of which a hundred may be live, are each changed twice, in an
 /// order that has every change find its instance at rest, or just on its way there.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_instances_pass_through_a_hundred_places() -> TestResult {
     const INSTANCES: usize = 10_000;
     const PLACES: usize = 100;
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 2;
     let root = tempfile::tempdir()?;
     let store = store(&root, |o| o.live_instances = PLACES).await?;
     let over = Arc::new(AtomicBool::new(false));
@@ -94,13 +94,13 @@ async fn ten_thousand_instances_pass_through_a_hundred_places() -> TestResult {
         let record: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("instance.json"))?)?;
         let counted =
             (record["state"]["value"].as_u64(), record["revision"].as_u64(), record["last_event_seq"].as_u64());
-        assert_eq!(counted, (Some(3), Some(3), Some(3)), "i{n}");
+        assert_eq!(counted, (Some(2), Some(2), Some(2)), "i{n}");
         let events = std::fs::read_to_string(dir.join("events/events.jsonl"))?;
         let values: Vec<u64> = events
             .lines()
             .map(|line| Ok(serde_json::from_str::<fiefdom::Event>(line)?.data_as()?))
             .collect::<TestResult<_>>()?;
-        assert_eq!(values, [1, 2, 3], "i{n}");
+        assert_eq!(values, [1, 2], "i{n}");
     }
     Ok(())
 }

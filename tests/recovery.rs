@@ -54,6 +54,14 @@ fn journal_of(root: &Path) -> TestResult<PathBuf> {
     Ok(writer.join("journal-000001.log"))
 }
 
+/// What was written to the log, without the filler behind it.
+fn log_of(root: &Path) -> TestResult<Vec<u8>> {
+    let mut log = std::fs::read(journal_of(root)?)?;
+    log.truncate(log.trim_ascii_end().len());
+    log.push(b'\n');
+    Ok(log)
+}
+
 /// Every value that there is after a recovery; `None` where the instance is taken out of use.
 async fn recover(root: &Path) -> TestResult<BTreeMap<&'static str, Option<u64>>> {
     let store = Store::open(root, Untyped).await?;
@@ -107,7 +115,7 @@ async fn everything_that_was_acknowledged_comes_back() -> TestResult {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_cut_anywhere_gives_a_prefix() -> TestResult {
     let master = remains(COMMITS).await?;
-    let log = std::fs::read(journal_of(master.path())?)?;
+    let log = log_of(master.path())?;
     let cuts: Vec<usize> = (0..=log.len()).filter(|at| at % 61 == 0 || log[..*at].ends_with(b"\n")).collect();
     let results = each(cuts, |cut| {
         let log = log.clone();
@@ -139,7 +147,7 @@ async fn a_log_that_is_cut_anywhere_gives_a_prefix() -> TestResult {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_byte_is_found_wherever_it_is() -> TestResult {
     let master = remains(COMMITS).await?;
-    let log = std::fs::read(journal_of(master.path())?)?;
+    let log = log_of(master.path())?;
     let last_batch = log.windows(8).rposition(|at| at == b"{\"batch\"").ok_or("no batch")?;
     // The last batch may be a torn write, for all that the log says of it.
     let flips: Vec<usize> = (0..last_batch - 20).filter(|at| at % 83 == 0 || log[*at] == b'\n').collect();
@@ -222,7 +230,7 @@ async fn a_recovery_that_is_killed_and_repeated_gives_the_same() -> TestResult {
     let (owner, master) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let lagging = options(|o| o.materialise_within = Duration::from_secs(3600));
     let store = Store::open_with(owner.path(), Counter, lagging).await?;
-    for n in 0..150 {
+    for n in 0..100 {
         let it = store.create(NewInstance::with_id(id(&format!("i{n}")))).await?;
         it.commit(move |tx| {
             if n % 3 == 0 {
@@ -246,7 +254,7 @@ async fn a_recovery_that_is_killed_and_repeated_gives_the_same() -> TestResult {
     assert!(expected.values().any(|text| text.contains("interrupted")));
 
     let mut killed = 0;
-    for turn in 0..8 {
+    for turn in 0..5 {
         let root = tempfile::tempdir()?;
         copy_tree(master.path(), root.path())?;
         // Each life is longer than the one before, until one comes to its end.
@@ -267,7 +275,7 @@ async fn a_recovery_that_is_killed_and_repeated_gives_the_same() -> TestResult {
         }
         assert!(picture(root.path())? == expected, "it differs from an undisturbed recovery");
     }
-    assert!(killed > 24, "{killed} were killed");
+    assert!(killed > 15, "{killed} were killed");
     Ok(())
 }
 

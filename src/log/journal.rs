@@ -92,7 +92,7 @@ impl Journal {
         let durable = commits.iter().any(|c| c.durability == Durability::Disk);
         let outcome = encode_batch(segment, &commits)
             .map_err(Failure::NotApplied)
-            .and_then(|bytes| segment.append(&bytes, durable));
+            .and_then(|bytes| segment.append(bytes, durable));
         if let Err(failure) = outcome {
             if let Failure::Unknown(error) = &failure {
                 self.shared.set_poison(error.clone());

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::service::Shared;
 use crate::error::{Error, Result};
@@ -18,7 +18,12 @@ pub(super) fn run(shared: &Shared) {
     let mut backoff = pause;
     while shared.wait_for_dirty() {
         shared.pause_materialiser(backoff);
-        backoff = if pass(shared).is_ok() { pause } else { (backoff * 2).clamp(pause, BACKOFF_MAX) };
+        let begun = Instant::now();
+        backoff = match pass(shared) {
+            // A disk that does not keep up is left to the commits half of the time.
+            Ok(()) => begun.elapsed().clamp(pause, BACKOFF_MAX.max(pause)),
+            Err(_) => (backoff * 2).clamp(pause, BACKOFF_MAX.max(pause)),
+        };
     }
 }
 

@@ -133,17 +133,10 @@ fn keep_damage(root: &Root, dir: &Dir, name: &str, file: &mut File, writer: Uuid
         return quarantine::keep(root, &owner, dir, name, &bytes, Some(damage.offset), &damage.reason);
     }
     let Some(torn) = &found.torn else { return Ok(()) };
-    let tail = read_tail(file, torn.offset)?;
+    let mut tail = segment::read_tail(file, torn.offset)?;
+    // The filler behind it says nothing.
+    tail.truncate(tail.trim_ascii_end().len());
     quarantine::keep(root, &owner, dir, name, &tail, Some(torn.offset), &torn.reason)
-}
-
-/// The bytes of a file from `offset` on.
-fn read_tail(file: &File, offset: u64) -> Result<Vec<u8>> {
-    let len = usize::try_from(file.len()?.saturating_sub(offset)).unwrap_or(usize::MAX);
-    let mut tail = vec![0; len];
-    let read = file.read_at(&mut tail, offset)?;
-    tail.truncate(read);
-    Ok(tail)
 }
 
 /// Brings one instance up to its last commit; says whether it was interrupted.
@@ -367,7 +360,7 @@ fn reconcile_events(root: &Root, id: &InstanceId, instance: &Dir, lines: &[Event
     }
     let len = file.len()?;
     if len > end {
-        let tail = read_tail(&file, end)?;
+        let tail = segment::read_tail(&file, end)?;
         quarantine::keep(
             root,
             id.as_str(),

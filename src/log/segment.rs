@@ -20,6 +20,8 @@ pub(super) struct Segment {
     pub(super) len: u64,
     /// Bytes that are on disk for sure.
     durable: u64,
+    /// Where the filler ends: see [`filler`].
+    filled: u64,
     pub(super) begun: Instant,
     /// Whose commits are in it.
     pub(super) covered: Vec<(InstanceId, Weak<Lane>)>,
@@ -31,6 +33,27 @@ pub(super) enum Failure {
     NotApplied(Error),
     /// Whether its bytes are on disk cannot be known.
     Unknown(Error),
+}
+
+/// Most filler that is written ahead, in bytes.
+const FILL_MAX: u64 = 1 << 20;
+
+/// Length of a line of filler, in bytes: a block of most file systems.
+const FILL_LINE: u64 = 4096;
+
+/// Appends blank lines up to the offset `to` of the file, a multiple of their length.
+///
+/// A batch that overwrites them changes neither the size nor the blocks of the file, so that its
+/// flush has no metadata to write: on ext4 with a journal that makes it two to three times faster.
+/// The filler grows with the segment, so that a process that commits little writes little.
+fn fill(bytes: &mut Vec<u8>, from: u64, to: u64) {
+    let mut at = from;
+    while at < to {
+        let blanks = FILL_LINE - 1 - at % FILL_LINE;
+        bytes.extend(std::iter::repeat_n(b' ', usize::try_from(blanks).unwrap_or_default()));
+        bytes.push(b'\n');
+        at += blanks + 1;
+    }
 }
 
 impl Segment {
@@ -46,7 +69,15 @@ impl Segment {
             return Err(error);
         }
         let len = line.len() as u64;
-        Ok(Self { number: header.segment, file, len, durable: len, begun: Instant::now(), covered: Vec::new() })
+        Ok(Self {
+            number: header.segment,
+            file,
+            len,
+            durable: len,
+            filled: len,
+            begun: Instant::now(),
+            covered: Vec::new(),
+        })
     }
 
     /// The mark that goes before the lines of a batch, which are of these instances.
@@ -60,20 +91,41 @@ impl Segment {
     /// A failed write is undone: the segment is cut back, and that is made durable, so that torn
     /// bytes cannot come back after a power cut. A failed fsync is never tried again: the kernel may
     /// have dropped the pages and say yes the second time.
-    pub(super) fn append(&mut self, bytes: &[u8], durable: bool) -> Result<(), Failure> {
-        if let Err(error) = self.file.write_all_at(bytes, self.len) {
-            let undone = self.file.set_len(self.len).and_then(|()| self.file.sync_all());
-            return Err(match undone {
-                Ok(()) => Failure::NotApplied(error),
-                Err(_) => Failure::Unknown(error),
-            });
-        }
+    pub(super) fn append(&mut self, bytes: Vec<u8>, durable: bool) -> Result<(), Failure> {
+        let end = self.len + bytes.len() as u64;
+        self.write(bytes, end)?;
         if durable {
             self.file.sync_data().map_err(Failure::Unknown)?;
-            self.durable = self.len + bytes.len() as u64;
+            self.durable = end;
         }
-        self.len += bytes.len() as u64;
+        self.len = end;
         Ok(())
+    }
+
+    /// Writes a batch that ends at `end`, with filler behind it when it uses up what there is.
+    fn write(&mut self, mut bytes: Vec<u8>, end: u64) -> Result<(), Failure> {
+        if end <= self.filled {
+            return self.file.write_all_at(&bytes, self.len).or_else(|error| self.undo(error));
+        }
+        let batch = bytes.len();
+        let filled = (end + end.min(FILL_MAX)).next_multiple_of(FILL_LINE);
+        fill(&mut bytes, end, filled);
+        if self.file.write_all_at(&bytes, self.len).is_ok() {
+            self.filled = filled;
+            return Ok(());
+        }
+        // The disk may have room for the batch alone.
+        self.filled = end;
+        self.file.write_all_at(&bytes[..batch], self.len).or_else(|error| self.undo(error))
+    }
+
+    /// Cuts a failed write off again, durably.
+    fn undo(&mut self, error: Error) -> Result<(), Failure> {
+        self.filled = self.len;
+        match self.file.set_len(self.len).and_then(|()| self.file.sync_all()) {
+            Ok(()) => Err(Failure::NotApplied(error)),
+            Err(_) => Err(Failure::Unknown(error)),
+        }
     }
 
     /// Makes everything in it durable: it is full, and the next one is about to be used.
@@ -131,6 +183,9 @@ pub(super) fn read(file: &File) -> Result<Contents> {
     let mut durable = 0;
     let mut lines = Lines::new(file, 0);
     while let Some(raw) = lines.next()? {
+        if is_blank(&raw.bytes) {
+            continue;
+        }
         let (read, reason) = match commit::decode(&raw.bytes) {
             Ok(line) => (vec![line], None),
             Err(reason) => (commit::decode_merged(&raw.bytes).map(Vec::from).unwrap_or_default(), Some(reason)),
@@ -143,7 +198,7 @@ pub(super) fn read(file: &File) -> Result<Contents> {
             contents.take(line, file, raw.offset, &mut batches, &mut durable)?;
         }
     }
-    if lines.offset < file.len()? {
+    if !is_blank(&read_tail(file, lines.offset)?) {
         bad.push(Damage { offset: lines.offset, reason: "the last line has no end".into(), commit: false });
     }
     let (damaged, mut torn): (Vec<_>, Vec<_>) = bad.into_iter().partition(|damage| damage.offset < durable);
@@ -151,6 +206,20 @@ pub(super) fn read(file: &File) -> Result<Contents> {
     contents.torn = if torn.is_empty() { None } else { Some(torn.swap_remove(0)) };
     contents.find_lost(&batches, durable);
     Ok(contents)
+}
+
+/// Filler, and nothing else.
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == b' ')
+}
+
+/// The bytes of a file from `offset` on.
+pub(super) fn read_tail(file: &File, offset: u64) -> Result<Vec<u8>> {
+    let len = usize::try_from(file.len()?.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut tail = vec![0; len];
+    let read = file.read_at(&mut tail, offset)?;
+    tail.truncate(read);
+    Ok(tail)
 }
 
 impl Contents {
