@@ -23,6 +23,8 @@ mod options;
 mod record;
 mod root;
 mod store;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use actors::transaction::Transaction;

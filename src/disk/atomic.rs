@@ -1,6 +1,6 @@
 //! Replacing a file in one step: its readers see the old bytes or the new, never a mixture.
 
-use super::fs::{Dir, FILE_MODE};
+use super::fs::{Dir, FILE_MODE, File};
 use super::layout;
 use crate::error::Result;
 
@@ -17,12 +17,21 @@ pub(crate) enum Sync {
 ///
 /// A failure leaves the old file as it was. The caller is the only one to write this name.
 pub(crate) fn replace(dir: &Dir, name: &str, bytes: &[u8], sync: Sync) -> Result<()> {
+    replace_with(dir, name, sync, |file| file.write_all(bytes))
+}
+
+/// [`replace`], with the content that `write` gives to the new file.
+pub(crate) fn replace_with(
+    dir: &Dir,
+    name: &str,
+    sync: Sync,
+    write: impl FnOnce(&mut File) -> Result<()>,
+) -> Result<()> {
     let mode = dir.stat(name)?.map_or(FILE_MODE, |stat| stat.mode);
     let temporary = layout::temporary(name);
     dir.remove_file(&temporary)?;
     let mut file = dir.create_file(&temporary, mode)?;
-    let published = file
-        .write_all(bytes)
+    let published = write(&mut file)
         .and_then(|()| if sync == Sync::Yes { file.sync_all() } else { Ok(()) })
         .and_then(|()| dir.rename(&temporary, dir, name));
     if published.is_err() {

@@ -1,20 +1,16 @@
-//! The system calls, relative to open directories: the seam that a model disk can take.
+//! Files and directories, relative to open directories.
 //!
 //! A path is resolved once, when the root is opened. From then on everything is opened relative to
 //! a directory descriptor, one name at a time, without following symbolic links: a directory that
 //! is removed, swapped or turned into a link behind our back is noticed, not written into.
-//! Descriptors are close-on-exec.
+//! Descriptors are close-on-exec. The system calls themselves are in `handle.rs`.
 
 use std::ffi::OsStr;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
-
+use super::handle::{Access, Handle, Locking, Status};
 use crate::error::{Error, Result};
 
 /// Mode of new directories.
@@ -25,14 +21,14 @@ pub(crate) const FILE_MODE: u32 = 0o600;
 /// An open directory, with its path for messages.
 #[derive(Debug)]
 pub(crate) struct Dir {
-    fd: OwnedFd,
+    handle: Handle,
     path: PathBuf,
 }
 
 /// What identifies a file however it is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    device: u64,
+    pub(super) device: u64,
     pub(super) inode: u64,
 }
 
@@ -51,11 +47,15 @@ pub(crate) enum Lock {
 }
 
 impl Dir {
-    /// Opens a directory by path, following links: only for the root itself.
+    /// Opens a directory by path, following links: only for the root itself, and what is above it.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io("open the directory", path, e))?;
-        Ok(Self { fd, path: path.to_owned() })
+        let handle = Handle::open(path).map_err(|e| Error::io("open the directory", path, e))?;
+        Ok(Self { handle, path: path.to_owned() })
+    }
+
+    /// Makes a directory by path, and those above it that are missing.
+    pub(crate) fn make_all(path: &Path) -> Result<()> {
+        Handle::make_all(path, DIR_MODE).map_err(|e| Error::io("make the directory", path, e))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -66,22 +66,21 @@ impl Dir {
         self.path.join(name.as_ref())
     }
 
-    fn openat(&self, name: &str, flags: OFlags, mode: u32, action: &'static str) -> Result<OwnedFd> {
-        rustix::fs::openat(&self.fd, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::from_raw_mode(mode))
-            .map_err(|e| Error::io(action, &self.path_of(name), e))
+    fn open_at(&self, name: &str, access: Access, action: &'static str) -> Result<Handle> {
+        self.handle.open_at(name, access).map_err(|e| Error::io(action, &self.path_of(name), e))
     }
 
     /// Opens a directory below this one; `None` when there is none.
     pub(crate) fn open_dir(&self, name: &str) -> Result<Option<Self>> {
-        let fd = absent(self.openat(name, OFlags::RDONLY | OFlags::DIRECTORY, 0, "open the directory"))?;
-        Ok(fd.map(|fd| Self { fd, path: self.path_of(name) }))
+        let handle = absent(self.open_at(name, Access::Directory, "open the directory"))?;
+        Ok(handle.map(|handle| Self { handle, path: self.path_of(name) }))
     }
 
     /// Makes a directory; `false` when there is one already.
     pub(crate) fn create_dir(&self, name: &str) -> Result<bool> {
-        match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(DIR_MODE)) {
+        match self.handle.make_dir(name, DIR_MODE) {
             Ok(()) => Ok(true),
-            Err(Errno::EXIST) => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(e) => Err(Error::io("make the directory", &self.path_of(name), e)),
         }
     }
@@ -92,87 +91,76 @@ impl Dir {
             return Ok(dir);
         }
         self.create_dir(name)?;
-        let fd = self.openat(name, OFlags::RDONLY | OFlags::DIRECTORY, 0, "open the directory")?;
-        Ok(Self { fd, path: self.path_of(name) })
+        let handle = self.open_at(name, Access::Directory, "open the directory")?;
+        Ok(Self { handle, path: self.path_of(name) })
     }
 
-    fn file(&self, name: &str, fd: OwnedFd) -> File {
-        File { inner: fd.into(), path: self.path_of(name) }
+    fn file(&self, name: &str, handle: Handle) -> File {
+        File { handle, path: self.path_of(name) }
     }
 
     /// Makes a file that must not exist yet, with exactly this mode from its first byte on.
     pub(crate) fn create_file(&self, name: &str, mode: u32) -> Result<File> {
-        let fd = self.openat(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode, "make the file")?;
-        rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))
-            .map_err(|e| Error::io("set the mode of", &self.path_of(name), e))?;
-        Ok(self.file(name, fd))
+        let handle = self.open_at(name, Access::CreateNew(mode), "make the file")?;
+        handle.set_mode(mode).map_err(|e| Error::io("set the mode of", &self.path_of(name), e))?;
+        Ok(self.file(name, handle))
     }
 
     /// Opens a file for reading; `None` when there is none.
     pub(crate) fn open_file(&self, name: &str) -> Result<Option<File>> {
-        Ok(absent(self.openat(name, OFlags::RDONLY, 0, "open"))?.map(|fd| self.file(name, fd)))
+        Ok(absent(self.open_at(name, Access::Read, "open"))?.map(|handle| self.file(name, handle)))
     }
 
     /// Opens a file for reading and writing, making it if it is missing.
     pub(crate) fn open_or_create_file(&self, name: &str) -> Result<File> {
-        Ok(self.file(name, self.openat(name, OFlags::RDWR | OFlags::CREATE, FILE_MODE, "open")?))
+        Ok(self.file(name, self.open_at(name, Access::ReadWrite(FILE_MODE), "open")?))
     }
 
     /// Opens a file for appending, making it if it is missing.
     pub(crate) fn open_append(&self, name: &str) -> Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND;
-        Ok(self.file(name, self.openat(name, flags, FILE_MODE, "open")?))
+        Ok(self.file(name, self.open_at(name, Access::Append(FILE_MODE), "open")?))
     }
 
     /// What is behind a name, without following a link; `None` when there is nothing.
     pub(crate) fn stat(&self, name: &str) -> Result<Option<Stat>> {
-        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Stat::from(stat))),
-            Err(Errno::NOENT) => Ok(None),
+        match self.handle.status_at(name) {
+            Ok(status) => Ok(Some(status.into())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("look at", &self.path_of(name), e)),
         }
     }
 
     /// What this directory is.
     pub(crate) fn own_stat(&self) -> Result<Stat> {
-        rustix::fs::fstat(&self.fd).map(Stat::from).map_err(|e| Error::io("look at", &self.path, e))
+        self.handle.status().map(Stat::from).map_err(|e| Error::io("look at", &self.path, e))
     }
 
     /// The names in this directory that are UTF-8 (all of ours are), in no order.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
-        let fail = |e: Errno| Error::io("list", &self.path, e);
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            if let Ok(name) = entry.file_name().to_str()
-                && name != "."
-                && name != ".."
-            {
-                names.push(name.to_owned());
-            }
-        }
-        Ok(names)
+        let names = self.handle.names().map_err(|e| Error::io("list", &self.path, e))?;
+        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
     /// Gives `name` the place of `to` in one step, replacing what is there.
     pub(crate) fn rename(&self, name: &str, to_dir: &Self, to: &str) -> Result<()> {
-        rustix::fs::renameat(&self.fd, name, &to_dir.fd, to).map_err(|e| Error::io("rename to", &to_dir.path_of(to), e))
+        let renamed = self.handle.rename(name, &to_dir.handle, to);
+        renamed.map_err(|e| Error::io("rename to", &to_dir.path_of(to), e))
     }
 
     /// Removes a file; `false` when there was none.
     pub(crate) fn remove_file(&self, name: &str) -> Result<bool> {
-        self.unlink(name, AtFlags::empty())
+        self.unlink(name, false)
     }
 
     /// Removes an empty directory; `false` when there was none.
     pub(crate) fn remove_dir(&self, name: &str) -> Result<bool> {
-        self.unlink(name, AtFlags::REMOVEDIR)
+        self.unlink(name, true)
     }
 
-    fn unlink(&self, name: &str, flags: AtFlags) -> Result<bool> {
-        match rustix::fs::unlinkat(&self.fd, name, flags) {
+    fn unlink(&self, name: &str, is_dir: bool) -> Result<bool> {
+        match self.handle.unlink(name, is_dir) {
             Ok(()) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(Error::io("remove", &self.path_of(name), e)),
         }
     }
@@ -180,7 +168,7 @@ impl Dir {
     /// Removes a directory with all that is in it, never through a link.
     pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
         let path = self.path_of(name);
-        match std::fs::remove_dir_all(&path) {
+        match self.handle.remove_all(&path) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(Error::io("remove", &path, e)),
@@ -189,43 +177,57 @@ impl Dir {
 
     /// Makes the names in this directory durable.
     pub(crate) fn sync(&self) -> Result<()> {
-        rustix::fs::fsync(&self.fd).map_err(|e| Error::io("fsync the directory", &self.path, e))
+        self.handle.sync(true).map_err(|e| Error::io("fsync the directory", &self.path, e))
     }
 
     /// Tries to lock this directory; `None` when somebody else has it locked.
     pub(crate) fn try_lock(self) -> Result<Option<Locked<Self>>> {
-        match try_flock(&self, FlockOperation::NonBlockingLockExclusive) {
+        match self.handle.lock(Locking::TryExclusive) {
             Ok(locked) => Ok(locked.then_some(Locked(self))),
             Err(e) => Err(Error::io("lock", &self.path, e)),
         }
     }
-}
 
-impl AsFd for Dir {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// The magic number of the file system that it is on.
+    pub(super) fn file_system(&self) -> Result<u64> {
+        self.handle.file_system().map_err(|e| Error::io("look at", &self.path, e))
+    }
+
+    /// What tells this run of the system from the next. Empty where it is not known.
+    pub(super) fn boot_id(&self) -> String {
+        self.handle.boot_id()
     }
 }
 
-impl From<rustix::fs::Stat> for Stat {
-    fn from(stat: rustix::fs::Stat) -> Self {
-        Self { identity: Identity { device: stat.st_dev, inode: stat.st_ino }, mode: stat.st_mode & 0o7777 }
+impl From<Status> for Stat {
+    fn from(status: Status) -> Self {
+        Self { identity: Identity { device: status.device, inode: status.inode }, mode: status.mode }
     }
 }
 
-fn absent(opened: Result<OwnedFd>) -> Result<Option<OwnedFd>> {
+fn absent(opened: Result<Handle>) -> Result<Option<Handle>> {
     match opened {
-        Ok(fd) => Ok(Some(fd)),
+        Ok(handle) => Ok(Some(handle)),
         Err(e) if e.io_kind() == Some(io::ErrorKind::NotFound) => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-fn try_flock(fd: impl AsFd, operation: FlockOperation) -> io::Result<bool> {
-    match rustix::fs::flock(fd, operation) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(e) => Err(e.into()),
+/// What can be locked.
+pub(crate) trait Lockable {
+    fn unlock(&self);
+}
+
+impl Lockable for Dir {
+    fn unlock(&self) {
+        // This cannot fail for a valid descriptor on a local file system; closing it unlocks too.
+        let _ = self.handle.lock(Locking::Unlock);
+    }
+}
+
+impl Lockable for File {
+    fn unlock(&self) {
+        let _ = self.handle.lock(Locking::Unlock);
     }
 }
 
@@ -234,23 +236,22 @@ fn try_flock(fd: impl AsFd, operation: FlockOperation) -> io::Result<bool> {
 /// It is unlocked, not just closed: a child process that was forked in the meantime has a copy of
 /// the descriptor until it executes its program, and would hold the lock a moment longer.
 #[derive(Debug)]
-pub(crate) struct Locked<T: AsFd>(T);
+pub(crate) struct Locked<T: Lockable>(T);
 
-impl<T: AsFd> Locked<T> {
+impl<T: Lockable> Locked<T> {
     /// Lets the lock go while the file stays open.
     pub(crate) fn unlock(&self) {
-        // This cannot fail for a valid descriptor on a local file system; closing it unlocks too.
-        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+        self.0.unlock();
     }
 }
 
-impl<T: AsFd> Drop for Locked<T> {
+impl<T: Lockable> Drop for Locked<T> {
     fn drop(&mut self) {
         self.unlock();
     }
 }
 
-impl<T: AsFd> Deref for Locked<T> {
+impl<T: Lockable> Deref for Locked<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -261,7 +262,7 @@ impl<T: AsFd> Deref for Locked<T> {
 /// An open file, with its path for messages.
 #[derive(Debug)]
 pub(crate) struct File {
-    inner: std::fs::File,
+    handle: Handle,
     path: PathBuf,
 }
 
@@ -271,8 +272,12 @@ impl File {
     }
 
     /// The plain file, to hand to a child process.
-    pub(crate) fn into_std(self) -> std::fs::File {
-        self.inner
+    pub(crate) fn into_std(self) -> Result<std::fs::File> {
+        match self.handle {
+            Handle::Kernel(fd) => Ok(fd.into()),
+            #[cfg(test)]
+            Handle::Model(_) => Err(Error::io("hand over", &self.path, io::ErrorKind::Unsupported)),
+        }
     }
 
     fn fail(&self, action: &'static str) -> impl Fn(io::Error) -> Error {
@@ -280,41 +285,64 @@ impl File {
     }
 
     pub(crate) fn len(&self) -> Result<u64> {
-        self.inner.metadata().map(|m| m.len()).map_err(self.fail("look at"))
+        self.handle.status().map(|status| status.len).map_err(self.fail("look at"))
     }
 
     pub(crate) fn stat(&self) -> Result<Stat> {
-        rustix::fs::fstat(&self.inner).map(Stat::from).map_err(|e| Error::io("look at", &self.path, e))
+        self.handle.status().map(Stat::from).map_err(self.fail("look at"))
     }
 
-    /// Appends (or writes at the cursor) all of `bytes`.
+    /// Appends (or writes where the file stands) all of `bytes`.
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        self.inner.write_all(bytes).map_err(|e| Error::io("write to", &self.path, e))
+        self.write_whole(bytes, |rest, _| self.handle.write(rest))
     }
 
     pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.inner.write_all_at(bytes, offset).map_err(self.fail("write to"))
+        self.write_whole(bytes, |rest, done| self.handle.write_at(rest, offset + done))
+    }
+
+    /// A write may be cut short: on a disk that is nearly full it is, and the next one says why.
+    fn write_whole(&self, bytes: &[u8], write: impl Fn(&[u8], u64) -> io::Result<usize>) -> Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match write(&bytes[done..], done as u64) {
+                Ok(0) => return Err(Error::io("write to", &self.path, io::ErrorKind::WriteZero)),
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("write to", &self.path, e)),
+            }
+        }
+        Ok(())
     }
 
     /// Reads the whole file, refusing one larger than `limit` bytes.
-    pub(crate) fn read_all(&mut self, limit: u64) -> Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(usize::try_from(self.len()?.min(limit)).unwrap_or(0));
-        (&self.inner).take(limit + 1).read_to_end(&mut bytes).map_err(self.fail("read"))?;
-        if bytes.len() as u64 > limit {
-            return Err(Error::corrupt(
-                &self.path,
-                Some(limit),
-                format_args!("it is larger than the limit of {limit} bytes"),
-            ));
+    pub(crate) fn read_all(&self, limit: u64) -> Result<Vec<u8>> {
+        let too_large = || {
+            let reason = format!("it is larger than the limit of {limit} bytes");
+            Error::corrupt(&self.path, Some(limit), reason)
+        };
+        let mut bytes = Vec::new();
+        loop {
+            let have = bytes.len();
+            // One byte more than it says, to see whether it has grown meanwhile.
+            let want = self.len()?.saturating_sub(have as u64) + 1;
+            if have as u64 + want > limit + 1 {
+                return Err(too_large());
+            }
+            bytes.resize(have + usize::try_from(want).map_err(|_| too_large())?, 0);
+            let read = self.read_at(&mut bytes[have..], have as u64)?;
+            bytes.truncate(have + read);
+            if (read as u64) < want {
+                return Ok(bytes);
+            }
         }
-        Ok(bytes)
     }
 
     /// Reads up to `buffer.len()` bytes at `offset`; fewer at the end of the file.
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match self.inner.read_at(&mut buffer[filled..], offset + filled as u64) {
+            match self.handle.read_at(&mut buffer[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -325,22 +353,22 @@ impl File {
     }
 
     pub(crate) fn set_len(&self, len: u64) -> Result<()> {
-        self.inner.set_len(len).map_err(self.fail("cut"))
+        self.handle.set_len(len).map_err(self.fail("cut"))
     }
 
     /// Makes the bytes durable.
     pub(crate) fn sync_data(&self) -> Result<()> {
-        self.inner.sync_data().map_err(self.fail("fdatasync"))
+        self.handle.sync(false).map_err(self.fail("fdatasync"))
     }
 
     /// Makes the bytes and the metadata durable.
     pub(crate) fn sync_all(&self) -> Result<()> {
-        self.inner.sync_all().map_err(self.fail("fsync"))
+        self.handle.sync(true).map_err(self.fail("fsync"))
     }
 
     /// Tries to lock this file alone; `None` when somebody else has it locked.
     pub(crate) fn try_lock(self) -> Result<Option<Locked<Self>>> {
-        match try_flock(&self, FlockOperation::NonBlockingLockExclusive) {
+        match self.handle.lock(Locking::TryExclusive) {
             Ok(locked) => Ok(locked.then_some(Locked(self))),
             Err(e) => Err(Error::io("lock", &self.path, e)),
         }
@@ -348,22 +376,16 @@ impl File {
 
     /// Waits for the lock. Blocks the thread.
     pub(crate) fn lock(self, lock: Lock) -> Result<Locked<Self>> {
-        let operation = match lock {
-            Lock::Shared => FlockOperation::LockShared,
-            Lock::Exclusive => FlockOperation::LockExclusive,
+        let locking = match lock {
+            Lock::Shared => Locking::Shared,
+            Lock::Exclusive => Locking::Exclusive,
         };
         loop {
-            match rustix::fs::flock(&self, operation) {
-                Err(Errno::INTR) => {}
+            match self.handle.lock(locking) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Error::io("lock", &self.path, e)),
-                Ok(()) => return Ok(Locked(self)),
+                Ok(_) => return Ok(Locked(self)),
             }
         }
-    }
-}
-
-impl AsFd for File {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.as_fd()
     }
 }

@@ -77,7 +77,7 @@ fn owner_of(root: &Root, id: &InstanceId) -> Option<Box<Owner>> {
 }
 
 fn read_owner(writer: &Dir) -> Result<Option<Owner>> {
-    let Some(mut file) = writer.open_file(layout::WRITER_LOCK)? else { return Ok(None) };
+    let Some(file) = writer.open_file(layout::WRITER_LOCK)? else { return Ok(None) };
     Ok(serde_json::from_slice(&file.read_all(OWNER_BYTES)?).ok())
 }
 
@@ -134,11 +134,16 @@ impl DeadWriter {
     }
 }
 
+/// The numbers of the segments in a writer's directory, in order.
+pub(crate) fn segments(dir: &Dir) -> Result<Vec<u64>> {
+    let mut numbers: Vec<u64> = dir.names()?.iter().filter_map(|n| layout::parse_journal_segment(n)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
 fn remove_writer(root: &Root, dir: &Dir, name: &str) -> Result<()> {
-    for file in dir.names()? {
-        if layout::parse_journal_segment(&file).is_some() {
-            dir.remove_file(&file)?;
-        }
+    for number in segments(dir)? {
+        dir.remove_file(&layout::journal_segment(number))?;
     }
     dir.sync()?;
     dir.remove_file(layout::WRITER_LOCK)?;

@@ -4,8 +4,11 @@
 
 pub(crate) mod atomic;
 pub(crate) mod fs;
+mod handle;
 pub(crate) mod host;
 pub(crate) mod layout;
 pub(crate) mod lock;
+#[cfg(test)]
+pub(crate) mod model;
 pub(crate) mod quarantine;
 pub(crate) mod root;

@@ -38,6 +38,9 @@ pub(crate) struct Root {
     pub(crate) writers: Dir,
     pub(crate) trash: Dir,
     pub(crate) quarantine: Dir,
+    /// What tells this run of the system from the next: after a reboot it is another. Empty where
+    /// the system does not say.
+    pub(crate) boot_id: String,
 }
 
 /// `format.json`.
@@ -60,7 +63,7 @@ impl Root {
                 reason: "it is a file; name a directory, or a path that does not exist yet".into(),
             });
         }
-        make_private_dirs(path)?;
+        Dir::make_all(path)?;
         let top = Dir::open(path)?;
         if !allow_network {
             refuse_network(&top)?;
@@ -72,6 +75,7 @@ impl Root {
             writers: internal.ensure_dir(layout::WRITERS)?,
             trash: internal.ensure_dir(layout::TRASH)?,
             quarantine: internal.ensure_dir(layout::QUARANTINE)?,
+            boot_id: top.boot_id(),
             top,
             internal,
         };
@@ -108,6 +112,7 @@ impl Root {
             writers: below(&internal, layout::WRITERS)?,
             trash: below(&internal, layout::TRASH)?,
             quarantine: below(&internal, layout::QUARANTINE)?,
+            boot_id: top.boot_id(),
             top,
             internal,
         }))
@@ -121,15 +126,28 @@ impl Root {
         for dir in [&self.instances, &self.writers, &self.trash, &self.quarantine, &self.internal, &self.top] {
             dir.sync()?;
         }
-        if let Some(parent) = self.top.path().parent().filter(|p| !p.as_os_str().is_empty()) {
-            Dir::open(parent)?.sync()?;
-        }
+        self.sync_above()?;
         let created_by = concat!("fiefdom ", env!("CARGO_PKG_VERSION")).to_owned();
         let marker = Marker { format: FORMAT, created_by, created_at: chrono::Utc::now() };
         let mut bytes =
             serde_json::to_vec_pretty(&marker).map_err(|e| crate::record::json::unserializable("format", &e))?;
         bytes.push(b'\n');
         atomic::replace(&self.internal, layout::FORMAT, &bytes, Sync::Yes)
+    }
+
+    /// Makes the way to the root durable: a directory above it may be new, too. It ends at another
+    /// file system, or at a directory that we may not read, in which we did not make anything.
+    fn sync_above(&self) -> Result<()> {
+        let path = std::path::absolute(self.top.path()).map_err(|e| Error::io("look at", self.top.path(), e))?;
+        let device = self.top.own_stat()?.identity.device;
+        for above in path.ancestors().skip(1) {
+            let Ok(dir) = Dir::open(above) else { break };
+            if dir.own_stat()?.identity.device != device {
+                break;
+            }
+            dir.sync()?;
+        }
+        Ok(())
     }
 
     /// The file whose lock orders activation and recovery. Each holder opens it anew, because a
@@ -139,20 +157,8 @@ impl Root {
     }
 }
 
-fn make_private_dirs(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(super::fs::DIR_MODE)
-        .create(path)
-        .map_err(|e| Error::io("make the directory", path, e))
-}
-
 fn refuse_network(top: &Dir) -> Result<()> {
-    let stat = rustix::fs::fstatfs(top).map_err(|e| Error::io("look at", top.path(), e))?;
-    // The field's width and sign differ between platforms; the magic numbers are 32 bits.
-    #[allow(clippy::cast_sign_loss, clippy::cast_lossless, clippy::unnecessary_cast)]
-    let magic = (stat.f_type as u64) & 0xFFFF_FFFF;
+    let magic = top.file_system()?;
     match NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| *known == magic) {
         None => Ok(()),
         Some((_, name)) => Err(Error::Root {
@@ -166,7 +172,7 @@ fn refuse_network(top: &Dir) -> Result<()> {
 
 /// Whether `format.json` is there and says a version that this program knows.
 fn check_format(internal: &Dir) -> Result<bool> {
-    let Some(mut file) = internal.open_file(layout::FORMAT)? else { return Ok(false) };
+    let Some(file) = internal.open_file(layout::FORMAT)? else { return Ok(false) };
     let bytes = file.read_all(FORMAT_BYTES)?;
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Error::corrupt(file.path(), None, e))?;
     match value.get("format").and_then(serde_json::Value::as_u64) {

@@ -328,7 +328,7 @@ async fn read_items(
             )
         };
         let dir = live.core.lane.dir.open_dir(layout::WORKSPACE)?.ok_or_else(missing)?;
-        let mut file = dir.open_file(layout::BATCH_ITEMS)?.ok_or_else(missing)?;
+        let file = dir.open_file(layout::BATCH_ITEMS)?.ok_or_else(missing)?;
         let bytes = file.read_all(ITEMS_BYTES)?;
         let mut items = Vec::new();
         let mut offset = 0;

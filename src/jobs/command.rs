@@ -157,8 +157,8 @@ async fn prepare_command(session: &Session<CommandJob>, input: CommandInput) -> 
         let mut env: Vec<(String, String)> = input.env.into_iter().collect();
         env.push(("FIEFDOM_INSTANCE_ID".into(), id.to_string()));
         env.push(("FIEFDOM_INSTANCE_DIR".into(), path.display().to_string()));
-        let stdout = logs.open_append(layout::STDOUT)?.into_std();
-        let stderr = logs.open_append(layout::STDERR)?.into_std();
+        let stdout = logs.open_append(layout::STDOUT)?.into_std()?;
+        let stderr = logs.open_append(layout::STDERR)?.into_std()?;
         drop(permit);
         Ok(CommandSpec { command: input.command, cwd, env, stdout, stderr })
     })

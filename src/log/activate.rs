@@ -38,7 +38,7 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
     let mut record = record;
     // Lines that were added by hand while the instance was at rest count.
     record.last_event_seq = files.last_seq();
-    let lane = Lane::new(Arc::clone(root), id.clone(), record.uid, dir, files, log.feed(id), options.record_bytes);
+    let lane = Lane::new(Arc::clone(root), log, id, record.uid, dir, files, options.record_bytes);
     Ok(Activated { lane, record: Some(record) })
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, id: &Instan
     }
     // A directory without a record is a creation that was cut short: it is free to be taken.
     let files = EventWriter::empty(options.event_segment_bytes);
-    let lane = Lane::new(Arc::clone(root), id.clone(), uid, dir, files, log.feed(id), options.record_bytes);
+    let lane = Lane::new(Arc::clone(root), log, id, uid, dir, files, options.record_bytes);
     Ok(Activated { lane, record: None })
 }
 
@@ -79,7 +79,7 @@ fn lock_undisturbed(root: &Arc<Root>, log: &Log, id: &InstanceId, make: bool) ->
 /// The bytes of `instance.json`; `None` when there is none.
 pub(crate) fn read_bytes(dir: &Dir, options: &Options) -> Result<Option<Vec<u8>>> {
     let limit = RECORD_FILE_BYTES.max(4 * options.record_bytes as u64 + 1);
-    dir.open_file(layout::RECORD)?.map(|mut file| file.read_all(limit)).transpose()
+    dir.open_file(layout::RECORD)?.map(|file| file.read_all(limit)).transpose()
 }
 
 /// Reads a record, version first, and checks that it belongs where it lies.

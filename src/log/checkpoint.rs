@@ -8,12 +8,17 @@ use crate::error::Result;
 
 pub(super) fn run(shared: &Shared, writer: &Writer) {
     while let Some(sealed) = shared.next_sealed() {
-        match checkpoint(shared, writer, &sealed) {
-            Ok(()) => shared.sealed_done(),
-            // Not tried again: a second fsync of the same file can say yes to bytes that are lost.
-            // The segment stays, and the next opening rewrites the files from it.
-            Err(error) => shared.sealed_failed(error),
-        }
+        step(shared, writer, &sealed);
+    }
+}
+
+/// Replaces one segment by durable files.
+pub(super) fn step(shared: &Shared, writer: &Writer, sealed: &Sealed) {
+    match checkpoint(shared, writer, sealed) {
+        Ok(()) => shared.sealed_done(),
+        // Not tried again: a second fsync of the same file can say yes to bytes that are lost.
+        // The segment stays, and the next opening rewrites the files from it.
+        Err(error) => shared.sealed_failed(error),
     }
 }
 
@@ -31,5 +36,6 @@ fn checkpoint(shared: &Shared, writer: &Writer, sealed: &Sealed) -> Result<()> {
     }
     shared.root.instances.sync()?;
     writer.dir.remove_file(&layout::journal_segment(sealed.number))?;
-    Ok(())
+    // Before a later one goes: it may hold the deletion of an instance that this one would bring back.
+    writer.dir.sync()
 }

@@ -169,10 +169,10 @@ impl EventWriter {
         save_state(&dir, &self.position, Sync::Yes)
     }
 
-    /// Writes down where the log stands, for the next opening. A cache: not durable.
-    pub(crate) fn save(&self, instance: &Dir) -> Result<()> {
+    /// Writes down where the log stands, for the next opening.
+    pub(crate) fn save(&self, instance: &Dir, sync: Sync) -> Result<()> {
         match instance.open_dir(layout::EVENTS)? {
-            Some(dir) => save_state(&dir, &self.position, Sync::No),
+            Some(dir) => save_state(&dir, &self.position, sync),
             None => Ok(()),
         }
     }
@@ -186,7 +186,7 @@ fn save_state(dir: &Dir, position: &Position, sync: Sync) -> Result<()> {
 
 /// The cache, when it can be read. After a power cut it may be empty: then it is made again.
 pub(crate) fn read_state(dir: &Dir) -> Result<Option<Position>> {
-    let Some(mut file) = dir.open_file(layout::EVENT_STATE)? else { return Ok(None) };
+    let Some(file) = dir.open_file(layout::EVENT_STATE)? else { return Ok(None) };
     Ok(file.read_all(STATE_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 

@@ -5,13 +5,12 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use super::commit::{self, Commit, Header, JOURNAL_FORMAT};
 use super::segment::{Failure, Segment};
 use super::service::Shared;
-use crate::disk::host::boot_id;
 use crate::disk::lock::Writer;
 use crate::error::{Error, Result};
 use crate::options::Durability;
@@ -24,7 +23,6 @@ const AGE_CHECK: std::time::Duration = std::time::Duration::from_millis(250);
 pub(super) struct Journal {
     shared: Arc<Shared>,
     writer: Arc<Writer>,
-    boot_id: String,
     segment: Option<Segment>,
     next_number: u64,
     /// Instances whose last commit of ours left them at work: a segment begins with their list, so
@@ -34,8 +32,7 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn new(shared: Arc<Shared>, writer: Arc<Writer>) -> Self {
-        let boot_id = boot_id();
-        Self { shared, writer, boot_id, segment: None, next_number: 1, running: HashSet::new() }
+        Self { shared, writer, segment: None, next_number: 1, running: HashSet::new() }
     }
 
     /// Runs until the log is closed and its queue is empty.
@@ -51,23 +48,21 @@ impl Journal {
         }
     }
 
-    /// An idle store has an empty log; but one in which instances are at work keeps a segment that
-    /// lists them.
+    /// What is committed does not stay in the log alone for longer than a while. There is always a
+    /// segment in use once there was one: it lists who is at work, and has room for a deletion when
+    /// the disk is full.
     fn seal_if_old(&mut self) {
-        let Some(segment) = &self.segment else { return };
-        if segment.begun.elapsed() < self.shared.options.log_segment_age || segment.covered.is_empty() {
-            return;
-        }
-        if self.running.is_empty() {
-            if let Some(segment) = self.segment.take() {
-                self.retire(segment);
-            }
-        } else if let Err(error) = self.begin_segment() {
+        let age = self.shared.options.log_segment_age;
+        let is_old = |s: &Segment| s.begun.elapsed() >= age && !s.covered.is_empty();
+        if self.segment.as_ref().is_some_and(is_old)
+            && let Err(error) = self.begin_segment()
+        {
             tracing::warn!(%error, "no new segment of the commit log could be made; the old one is kept in use");
         }
     }
 
-    fn commit(&mut self, batch: Vec<Commit>) {
+    /// Makes a batch durable, and tells everybody in it.
+    pub(super) fn commit(&mut self, batch: Vec<Commit>) {
         let bytes: usize = batch.iter().map(|c| c.line.len()).sum();
         let (accepted, refused): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|c| c.generation >= c.lane.generation());
@@ -82,29 +77,45 @@ impl Journal {
     }
 
     fn write(&mut self, commits: Vec<Commit>) {
-        if let Some(reason) = self.shared.poison() {
-            return refuse(commits, &Failure::NotApplied(Error::Poisoned { reason }));
-        }
-        let segment = match self.segment_with_room() {
-            Ok(segment) => segment,
-            Err(error) => return refuse(commits, &Failure::NotApplied(error)),
-        };
-        let durable = commits.iter().any(|c| c.durability == Durability::Disk);
-        let outcome = encode_batch(segment, &commits)
-            .map_err(Failure::NotApplied)
-            .and_then(|bytes| segment.append(bytes, durable));
-        if let Err(failure) = outcome {
-            if let Failure::Unknown(error) = &failure {
-                self.shared.set_poison(error.clone());
-            }
+        let Err(failure) = self.append(&commits) else { return self.release(commits) };
+        if matches!(failure, Failure::Unknown(_)) {
             return refuse(commits, &failure);
         }
-        for commit in &commits {
-            segment.cover(&commit.lane);
+        // On a full disk a deletion finds the room that is kept for it.
+        let (deletions, others): (Vec<_>, Vec<_>) = commits.into_iter().partition(|c| c.meta.deleted);
+        refuse(others, &failure);
+        if deletions.is_empty() {
+            return;
         }
-        self.shared.batches.fetch_add(1, Ordering::Relaxed);
-        self.shared.commits.fetch_add(commits.len() as u64, Ordering::Relaxed);
-        self.release(commits);
+        match self.append(&deletions) {
+            Ok(()) => self.release(deletions),
+            Err(failure) => refuse(deletions, &failure),
+        }
+    }
+
+    /// Writes a batch, as durable as the most demanding commit in it.
+    fn append(&mut self, commits: &[Commit]) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.shared);
+        if let Some(reason) = shared.tail.poison() {
+            return Err(Failure::NotApplied(Error::Poisoned { reason }));
+        }
+        let deletions = commits.iter().all(|c| c.meta.deleted);
+        let durable = commits.iter().any(|c| c.durability == Durability::Disk);
+        let segment = match self.segment_with_room() {
+            Err(error) if !deletions => return Err(Failure::NotApplied(error)),
+            Err(error) => self.segment.as_mut().ok_or(Failure::NotApplied(error))?,
+            Ok(()) => self.segment.as_mut().ok_or(Failure::NotApplied(Error::Closed))?,
+        };
+        let bytes = encode_batch(segment, commits).map_err(Failure::NotApplied)?;
+        segment.append(&bytes, durable, deletions, &shared.tail)?;
+        let batch = shared.tail.wrote(durable);
+        for commit in commits {
+            segment.cover(&commit.lane);
+            commit.lane.batch.store(batch, Ordering::Release);
+        }
+        shared.batches.fetch_add(1, Ordering::Relaxed);
+        shared.commits.fetch_add(commits.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The commits are as durable as they asked to be: now the files may follow, and the callers
@@ -122,43 +133,43 @@ impl Journal {
         }
     }
 
-    /// The current segment, or a new one when there is none or it is full.
-    fn segment_with_room(&mut self) -> Result<&mut Segment> {
+    /// Sees to it that there is a segment that is not full.
+    fn segment_with_room(&mut self) -> Result<()> {
         let limit = self.shared.options.log_segment_bytes;
         if self.segment.as_ref().is_none_or(|s| s.len >= limit && !s.covered.is_empty()) {
             self.begin_segment()?;
         }
-        if let Some(reason) = self.shared.poison() {
-            return Err(Error::Poisoned { reason });
+        match self.shared.tail.poison() {
+            Some(reason) => Err(Error::Poisoned { reason }),
+            None => Ok(()),
         }
-        self.segment.as_mut().ok_or(Error::Closed)
     }
 
     /// Makes a new segment the current one. The old one goes to the checkpointer only then, so that
     /// there is always one that lists who is at work.
-    fn begin_segment(&mut self) -> Result<()> {
+    pub(super) fn begin_segment(&mut self) -> Result<()> {
         self.shared.wait_for_checkpoints()?;
         let number = self.next_number;
         // A number is never used twice, also when the segment cannot be made.
         self.next_number += 1;
         let mut running: Vec<_> = self.running.iter().cloned().collect();
         running.sort_unstable();
-        let (writer, boot_id) = (self.writer.id, self.boot_id.clone());
+        let (writer, boot_id) = (self.writer.id, self.shared.root.boot_id.clone());
         let header = Header { format: JOURNAL_FORMAT, writer, boot_id, segment: number, running };
         let next = Segment::create(&self.writer.dir, &header)?;
+        let file = Arc::clone(&next.file);
         if let Some(old) = self.segment.replace(next) {
             self.retire(old);
         }
+        self.shared.tail.begin(file);
         Ok(())
     }
 
     /// Hands a segment to the checkpointer.
     fn retire(&mut self, mut segment: Segment) {
-        match segment.finish() {
-            Ok(()) => self.shared.add_sealed(segment.number, std::mem::take(&mut segment.covered)),
-            // Commits at the level `Os` were acknowledged in it; they are in the files, or on their
-            // way. What is not known is whether the log could bring them back.
-            Err(error) => self.shared.set_poison(error),
+        // A failure has poisoned the log: what is in the segment may not be on disk.
+        if segment.finish(&self.shared.tail).is_ok() {
+            self.shared.add_sealed(segment.number, std::mem::take(&mut segment.covered));
         }
     }
 }
@@ -207,17 +218,5 @@ fn finish(commit: Commit, outcome: impl FnOnce(InstanceId) -> Result<()>) {
     let (done, id) = (commit.done, commit.meta.id);
     if catch_unwind(AssertUnwindSafe(move || done(outcome))).is_err() {
         tracing::error!(%id, "what waits for a commit panicked");
-    }
-}
-
-impl Shared {
-    /// Why the log takes no more commits, if it does not.
-    pub(super) fn poison(&self) -> Option<Arc<Error>> {
-        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set_poison(&self, error: Error) {
-        tracing::error!(%error, "the commit log is poisoned: this store takes no more writes");
-        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(Arc::new(error));
     }
 }

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use super::Log;
 use super::commit::Commit;
 use super::events::EventWriter;
 use super::feed::Feed;
+use super::tail::Tail;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, Locked};
 use crate::disk::layout;
@@ -26,6 +28,9 @@ pub(crate) struct Lane {
     pub(crate) dir: Locked<Dir>,
     pub(crate) feed: Arc<Feed>,
     root: Arc<Root>,
+    tail: Arc<Tail>,
+    /// The batch of its last commit: what is in the files must be on disk in the log before.
+    pub(super) batch: AtomicU64,
     pending: Mutex<Pending>,
     files: Mutex<EventWriter>,
     /// The last generation of commits of which one was not applied, plus one; and why.
@@ -62,20 +67,22 @@ enum Phase {
 impl Lane {
     pub(crate) fn new(
         root: Arc<Root>,
-        id: InstanceId,
+        log: &Log,
+        id: &InstanceId,
         uid: Uuid,
         dir: Locked<Dir>,
         files: EventWriter,
-        feed: Arc<Feed>,
         record_bytes: usize,
     ) -> Arc<Self> {
         let last_seq = files.last_seq();
         let lane = Arc::new(Self {
-            id,
+            id: id.clone(),
             uid,
             dir,
-            feed,
+            feed: log.feed(id),
             root,
+            tail: log.tail(),
+            batch: AtomicU64::new(0),
             pending: Mutex::default(),
             files: Mutex::new(files),
             failed: AtomicU64::new(0),
@@ -156,7 +163,8 @@ impl Lane {
             (pending.record.take(), std::mem::take(&mut pending.events))
         };
         let Some(record) = record else { return Ok(()) };
-        let written = self.write(files, &*record, &events);
+        let durable = self.tail.ensure(self.batch.load(Ordering::Acquire));
+        let written = durable.and_then(|()| self.write(files, &*record, &events));
         if written.is_err() {
             if self.is_replaced()? {
                 self.gone.store(true, Ordering::Release);
@@ -225,7 +233,7 @@ impl Lane {
     pub(crate) fn release(&self) -> Result<()> {
         let mut files = self.files();
         if self.phase() == Phase::Open && !self.is_gone() {
-            match self.write_pending(&mut files).and_then(|()| files.save(&self.dir)) {
+            match self.write_pending(&mut files).and_then(|()| files.save(&self.dir, Sync::No)) {
                 Ok(()) | Err(Error::Gone { .. }) => {}
                 Err(e) if !self.is_replaced()? => return Err(e),
                 Err(_) => {}

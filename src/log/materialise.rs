@@ -37,6 +37,8 @@ pub(super) fn pass(shared: &Shared) -> Result<()> {
         match lane.materialise() {
             Ok(()) => {}
             Err(Error::Gone { .. }) => tracing::warn!(id = %lane.id, "the directory of a live instance was removed"),
+            // Commits at the level `Os`, of which nobody knows whether the log can bring them back.
+            Err(Error::Poisoned { .. }) => {}
             Err(error) => {
                 shared.materialise_failures.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(id = %lane.id, %error, "the files of an instance could not be written; its commits are in the log");

@@ -24,5 +24,10 @@ mod materialise;
 pub(crate) mod recover;
 mod segment;
 mod service;
+#[cfg(test)]
+pub(crate) mod stepper;
+mod tail;
 
 pub(crate) use service::Log;
+#[cfg(test)]
+pub(crate) use service::LogStats;

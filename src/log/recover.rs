@@ -16,7 +16,6 @@ use super::lane::sync_files;
 use super::segment::{self, Contents};
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, File, Lock, Locked};
-use crate::disk::host::boot_id;
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
 use crate::error::{Error, Result};
@@ -25,6 +24,12 @@ use crate::record::{Document as _, EventLine, InstanceId, RawRecord, Status};
 
 /// Why an instance is taken out of use when the log had more of it than can be read.
 const LOST: &str = "its last commits cannot be read: a part of the commit log is damaged";
+
+/// How much of a file is copied at a time.
+const COPY_BYTES: usize = 256 * 1024;
+
+/// Largest note of replayed writers, in bytes.
+const REPLAYED_BYTES: u64 = 16 << 20;
 
 /// What a recovery did.
 #[derive(Clone, Debug, Default)]
@@ -63,8 +68,9 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     if dead.is_empty() {
         return Ok(done);
     }
+    let replayed = read_replayed(root)?;
     let mut remains: BTreeMap<InstanceId, Remains> = BTreeMap::new();
-    for writer in &dead {
+    for writer in dead.iter().filter(|writer| !replayed.contains(&writer.id)) {
         collect(root, &writer.dir, writer.id, &mut remains)?;
     }
     let writers: BTreeSet<Uuid> = dead.iter().map(|w| w.id).collect();
@@ -75,9 +81,11 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
         }
     }
     root.instances.sync()?;
+    note_replayed(root, &writers)?;
     for writer in dead {
         writer.remove(root)?;
     }
+    root.internal.remove_file(layout::RECOVERED)?;
     tracing::info!(
         writers = done.writers,
         commits = done.commits,
@@ -87,16 +95,31 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     Ok(done)
 }
 
+/// Writes down, durably, that everything that these writers left is in the files.
+///
+/// Their segments cannot be removed all at once, and one that is left alone would be misread: a
+/// creation without the deletion that followed it, say. With this note they are removed together.
+fn note_replayed(root: &Root, writers: &BTreeSet<Uuid>) -> Result<()> {
+    let text = serde_json::to_vec(writers).map_err(|e| crate::record::json::unserializable("writers", &e))?;
+    atomic::replace(&root.internal, layout::RECOVERED, &text, Sync::Yes)
+}
+
+/// Dead writers that have been replayed, and were about to be removed.
+fn read_replayed(root: &Root) -> Result<BTreeSet<Uuid>> {
+    let Some(file) = root.internal.open_file(layout::RECOVERED)? else { return Ok(BTreeSet::new()) };
+    // It is on disk before its name is. Should it be damaged, replaying again is right as well,
+    // unless the removal had begun.
+    Ok(serde_json::from_slice(&file.read_all(REPLAYED_BYTES)?).unwrap_or_default())
+}
+
 /// Reads all segments of a dead writer.
 fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeMap<InstanceId, Remains>) -> Result<()> {
-    let mut numbers: Vec<u64> = dir.names()?.iter().filter_map(|n| layout::parse_journal_segment(n)).collect();
-    numbers.sort_unstable();
     let mut contents = Vec::new();
-    for number in numbers {
+    for number in lock::segments(dir)? {
         let name = layout::journal_segment(number);
-        let Some(mut file) = dir.open_file(&name)? else { continue };
+        let Some(file) = dir.open_file(&name)? else { continue };
         let found = segment::read(&file)?;
-        keep_damage(root, dir, &name, &mut file, writer, &found)?;
+        keep_damage(root, dir, &name, &file, writer, &found)?;
         contents.push(found);
     }
     if contents.iter().any(|found| found.header.is_none()) {
@@ -126,7 +149,7 @@ fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeMap<Instance
 
 /// Copies aside what cannot be read: the tail of a write that was cut short, or, when bytes that were
 /// on disk once are damaged, the whole segment.
-fn keep_damage(root: &Root, dir: &Dir, name: &str, file: &mut File, writer: Uuid, found: &Contents) -> Result<()> {
+fn keep_damage(root: &Root, dir: &Dir, name: &str, file: &File, writer: Uuid, found: &Contents) -> Result<()> {
     let owner = format!("writer-{writer}");
     if let Some(damage) = found.damaged.first() {
         let bytes = file.read_all(u64::MAX - 1)?;
@@ -153,7 +176,7 @@ fn recover_instance(root: &Arc<Root>, id: &InstanceId, remains: Remains, dead: &
     lives.sort_by_key(|(_, lines)| lines.iter().filter_map(|l| l.commit.as_ref().map(|c| c.at)).min());
     // In the boot that wrote the log a directory that is missing was removed by somebody. After
     // another boot it may be one that never reached the disk.
-    let recreate = !remains.boots.contains(&boot_id());
+    let recreate = !remains.boots.contains(&root.boot_id);
     if lives.is_empty() && remains.lost > 0 {
         block(root, id, LOST)?;
     }
@@ -248,15 +271,14 @@ impl Chain {
             Ok(lines) => lines,
             Err(reason) => return block(root, id, &reason),
         };
-        if let Err(error) = reconcile_events(root, id, dir, &lines) {
+        if let Err(error) = reconcile_events(root, id, dir, &lines, record.last_event_seq) {
             return match error {
                 Error::Corrupt { reason, .. } => block(root, id, &reason),
                 other => Err(other),
             };
         }
-        if stale {
-            write_record(dir, &record)?;
-        }
+        // In any case into a new file: the old one may be one whose fsync has failed.
+        write_record(dir, &record)?;
         sync_files(dir)
     }
 
@@ -320,63 +342,94 @@ fn pretty(record: &RawRecord) -> Result<Vec<u8>> {
     record.pretty().map_err(fail)
 }
 
-/// What stands in the files behind the last point that is on disk for sure is a tail: it is compared
-/// with the log, and from the first difference on rewritten from it.
-fn reconcile_events(root: &Root, id: &InstanceId, instance: &Dir, lines: &[EventLine]) -> Result<()> {
-    let Some(first) = lines.first() else { return Ok(()) };
-    let dir = instance.ensure_dir(layout::EVENTS)?;
-    let file = dir.open_or_create_file(layout::EVENT_LOG)?;
-    let begins = events::first_seq(&file)?;
-    let cached = events::read_state(&dir)?.filter(|c| Some(c.segment) == begins);
-    let (mut seq, mut end) = match (cached, begins) {
-        (Some(cached), _) => (cached.durable_seq, cached.durable_offset),
-        (None, Some(begins)) => (begins - 1, 0),
-        // Nothing readable in it: the log must say where it begins.
-        (None, None) => (first.seq - 1, 0),
+/// Brings the event log up to the commits: `lines` are what the commit log has of it, and `last` the
+/// last event that the record or the log knows of.
+///
+/// What stands in the active file behind the last point that is on disk for sure is a tail. It is
+/// compared with the log, and written into a new file together with what the log has more: the old
+/// one may be one whose fsync has failed, and then its bytes look right and are not on disk.
+fn reconcile_events(root: &Root, id: &InstanceId, instance: &Dir, lines: &[EventLine], last: u64) -> Result<()> {
+    let dir = match lines.first() {
+        Some(_) => instance.ensure_dir(layout::EVENTS)?,
+        None => match instance.open_dir(layout::EVENTS)? {
+            Some(dir) => dir,
+            None => return Ok(()),
+        },
     };
-    let segment = begins.unwrap_or(first.seq);
-    let mut in_file = Lines::new(&file, end);
-    let known = seq;
-    let mut wanted = lines.iter().skip_while(|line| line.seq <= known).peekable();
-    while let Some(line) = in_file.next()? {
-        let expected = wanted.peek().filter(|w| w.seq == seq + 1);
-        let intact = match expected {
-            Some(expected) => line.bytes == expected.text.as_bytes(),
-            None => line.event().map(|e| e.seq) == Ok(seq + 1),
-        };
-        if !intact {
-            break;
+    let file = dir.open_file(layout::EVENT_LOG)?;
+    let begins = file.as_ref().map(events::first_seq).transpose()?.flatten();
+    let cached = events::read_state(&dir)?.filter(|c| Some(c.segment) == begins);
+    let (mut seq, mut end) = match (cached, begins, lines.first()) {
+        (Some(cached), ..) => (cached.durable_seq, cached.durable_offset),
+        (None, Some(begins), _) => (begins - 1, 0),
+        // Nothing readable in it: the log must say where it begins.
+        (None, None, Some(first)) => (first.seq - 1, 0),
+        (None, None, None) => return Ok(()),
+    };
+    let (durable_seq, durable_end) = (seq, end);
+    let segment = begins.unwrap_or(seq + 1);
+    let mut wanted = lines.iter().skip_while(|line| line.seq <= durable_seq).peekable();
+    let mut tail = Vec::new();
+    if let Some(file) = &file {
+        let mut in_file = Lines::new(file, end);
+        while let Some(line) = in_file.next()? {
+            let expected = wanted.peek().filter(|w| w.seq == seq + 1);
+            let intact = match expected {
+                Some(expected) => line.bytes == expected.text.as_bytes(),
+                None => line.event().map(|e| e.seq) == Ok(seq + 1) && seq < last,
+            };
+            if !intact {
+                break;
+            }
+            wanted.next_if(|w| w.seq == seq + 1);
+            tail.extend_from_slice(&line.bytes);
+            tail.push(b'\n');
+            seq += 1;
+            end = in_file.offset;
         }
-        wanted.next_if(|w| w.seq == seq + 1);
+        let rest = segment::read_tail(file, end)?;
+        if !rest.is_empty() {
+            let reason = "the tail of a write that was cut short";
+            quarantine::keep(root, id.as_str(), &dir, layout::EVENT_LOG, &rest, Some(end), reason)?;
+        }
+        if tail.is_empty() && rest.is_empty() && wanted.peek().is_none() {
+            return Ok(());
+        }
+    }
+    for line in wanted {
+        if line.seq != seq + 1 {
+            let reason = format!("the events between {seq} and {} are missing", line.seq);
+            return Err(Error::corrupt(&dir.path_of(layout::EVENT_LOG), Some(end), reason));
+        }
+        tail.extend_from_slice(line.text.as_bytes());
+        tail.push(b'\n');
         seq += 1;
-        end = in_file.offset;
     }
-    if wanted.peek().is_some_and(|next| next.seq != seq + 1) {
-        return Err(Error::corrupt(
-            file.path(),
-            Some(end),
-            format!("the events between {seq} and {} are missing", first.seq),
-        ));
+    atomic::replace_with(&dir, layout::EVENT_LOG, Sync::Yes, |new| {
+        if let Some(file) = &file {
+            copy(file, new, durable_end)?;
+        }
+        new.write_all(&tail)
+    })?;
+    let offset = durable_end + tail.len() as u64;
+    let position = Position { last_seq: seq, segment, offset, durable_seq: seq, durable_offset: offset };
+    EventWriter::at(position, u64::MAX).save(instance, Sync::Yes)
+}
+
+/// Copies the first bytes of a file.
+fn copy(from: &File, to: &mut File, len: u64) -> Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut done = 0;
+    while done < len {
+        let want = buffer.len().min(usize::try_from(len - done).unwrap_or(usize::MAX));
+        let read = from.read_at(&mut buffer[..want], done)?;
+        if read == 0 {
+            return Err(Error::corrupt(from.path(), Some(done), "it is shorter than what of it was on disk"));
+        }
+        to.write_all(&buffer[..read])?;
+        done += read as u64;
     }
-    let len = file.len()?;
-    if len > end {
-        let tail = segment::read_tail(&file, end)?;
-        quarantine::keep(
-            root,
-            id.as_str(),
-            &dir,
-            layout::EVENT_LOG,
-            &tail,
-            Some(end),
-            "the tail of a write that was cut short",
-        )?;
-        file.set_len(end)?;
-    }
-    let position = Position { last_seq: seq, segment, offset: end, durable_seq: seq, durable_offset: end };
-    let mut writer = EventWriter::at(position, u64::MAX);
-    let rest: Vec<EventLine> = wanted.cloned().collect();
-    writer.append(instance, &rest)?;
-    writer.sync(instance)
+    Ok(())
 }
 
 /// A process died while this instance was at work: it becomes `interrupted`, under a new epoch,

@@ -5,8 +5,9 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::commit::{self, Batch, Header, Line};
-use super::events::Lines;
+use super::events::{Lines, RawLine};
 use super::lane::Lane;
+use super::tail::Tail;
 use crate::disk::fs::{Dir, FILE_MODE, File};
 use crate::disk::layout;
 use crate::error::{Error, Result};
@@ -15,12 +16,12 @@ use crate::record::InstanceId;
 /// A segment that is being written.
 pub(super) struct Segment {
     pub(super) number: u64,
-    file: File,
+    pub(super) file: Arc<File>,
     /// Bytes written.
     pub(super) len: u64,
     /// Bytes that are on disk for sure.
     durable: u64,
-    /// Where the filler ends: see [`filler`].
+    /// Where the filler ends: see [`filler`]. At least [`RESERVE`] behind `len`, unless the disk is full.
     filled: u64,
     pub(super) begun: Instant,
     /// Whose commits are in it.
@@ -41,12 +42,16 @@ const FILL_MAX: u64 = 1 << 20;
 /// Length of a line of filler, in bytes: a block of most file systems.
 const FILL_LINE: u64 = 4096;
 
-/// Appends blank lines up to the offset `to` of the file, a multiple of their length.
+/// Filler that only deletions may use, in bytes: on a full disk they make room for everything else.
+const RESERVE: u64 = FILL_LINE;
+
+/// Blank lines from the offset `from` of the file up to `to`, a multiple of their length.
 ///
 /// A batch that overwrites them changes neither the size nor the blocks of the file, so that its
 /// flush has no metadata to write: on ext4 with a journal that makes it two to three times faster.
 /// The filler grows with the segment, so that a process that commits little writes little.
-fn fill(bytes: &mut Vec<u8>, from: u64, to: u64) {
+fn filler(from: u64, to: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
     let mut at = from;
     while at < to {
         let blanks = FILL_LINE - 1 - at % FILL_LINE;
@@ -54,6 +59,7 @@ fn fill(bytes: &mut Vec<u8>, from: u64, to: u64) {
         bytes.push(b'\n');
         at += blanks + 1;
     }
+    bytes
 }
 
 impl Segment {
@@ -61,20 +67,22 @@ impl Segment {
     pub(super) fn create(dir: &Dir, header: &Header) -> Result<Self> {
         let name = layout::journal_segment(header.segment);
         let line = commit::encode_header(header).map_err(|e| crate::record::json::unserializable("header", &e))?;
+        let len = line.len() as u64;
+        let filled = (len + RESERVE).next_multiple_of(FILL_LINE);
         let mut file = dir.create_file(&name, FILE_MODE)?;
-        let made = file.write_all(&line).and_then(|()| file.sync_all()).and_then(|()| dir.sync());
+        let written = file.write_all(&line).and_then(|()| file.write_all(&filler(len, filled)));
+        let made = written.and_then(|()| file.sync_all()).and_then(|()| dir.sync());
         if let Err(error) = made {
             // Nothing was acknowledged in it, and the number is not used again.
             let _ = dir.remove_file(&name);
             return Err(error);
         }
-        let len = line.len() as u64;
         Ok(Self {
             number: header.segment,
-            file,
+            file: Arc::new(file),
             len,
             durable: len,
-            filled: len,
+            filled,
             begun: Instant::now(),
             covered: Vec::new(),
         })
@@ -86,52 +94,55 @@ impl Segment {
             .map_err(|e| crate::record::json::unserializable("batch", &e))
     }
 
-    /// Appends a batch, and makes it durable if asked to.
+    /// Appends a batch, and makes it durable if asked to. `deletions` may use the reserve.
     ///
     /// A failed write is undone: the segment is cut back, and that is made durable, so that torn
     /// bytes cannot come back after a power cut. A failed fsync is never tried again: the kernel may
     /// have dropped the pages and say yes the second time.
-    pub(super) fn append(&mut self, bytes: Vec<u8>, durable: bool) -> Result<(), Failure> {
+    pub(super) fn append(&mut self, bytes: &[u8], durable: bool, deletions: bool, tail: &Tail) -> Result<(), Failure> {
         let end = self.len + bytes.len() as u64;
-        self.write(bytes, end)?;
+        if end + RESERVE > self.filled
+            && let Err(error) = self.make_room(end)
+            && !(deletions && end <= self.filled)
+        {
+            return Err(Failure::NotApplied(error));
+        }
+        if let Err(error) = self.file.write_all_at(bytes, self.len) {
+            self.filled = self.len;
+            let undone = tail.flush_with(|file| file.set_len(self.len).and_then(|()| file.sync_all()));
+            return Err(if undone.is_ok() { Failure::NotApplied(error) } else { Failure::Unknown(error) });
+        }
         if durable {
-            self.file.sync_data().map_err(Failure::Unknown)?;
+            tail.flush().map_err(Failure::Unknown)?;
             self.durable = end;
         }
         self.len = end;
         Ok(())
     }
 
-    /// Writes a batch that ends at `end`, with filler behind it when it uses up what there is.
-    fn write(&mut self, mut bytes: Vec<u8>, end: u64) -> Result<(), Failure> {
-        if end <= self.filled {
-            return self.file.write_all_at(&bytes, self.len).or_else(|error| self.undo(error));
-        }
-        let batch = bytes.len();
-        let filled = (end + end.min(FILL_MAX)).next_multiple_of(FILL_LINE);
-        fill(&mut bytes, end, filled);
-        if self.file.write_all_at(&bytes, self.len).is_ok() {
-            self.filled = filled;
-            return Ok(());
-        }
-        // The disk may have room for the batch alone.
-        self.filled = end;
-        self.file.write_all_at(&bytes[..batch], self.len).or_else(|error| self.undo(error))
+    /// Writes filler, so that a batch that ends at `end` has room, and the reserve behind it. On a
+    /// disk that has no room nothing of the batch is written, so that nothing has to be undone.
+    fn make_room(&mut self, end: u64) -> Result<()> {
+        let most = (end + RESERVE + end.min(FILL_MAX)).next_multiple_of(FILL_LINE);
+        let least = (end + RESERVE).next_multiple_of(FILL_LINE);
+        let written = self.fill_to(most);
+        if written.is_err() { self.fill_to(least) } else { written }
     }
 
-    /// Cuts a failed write off again, durably.
-    fn undo(&mut self, error: Error) -> Result<(), Failure> {
-        self.filled = self.len;
-        match self.file.set_len(self.len).and_then(|()| self.file.sync_all()) {
-            Ok(()) => Err(Failure::NotApplied(error)),
-            Err(_) => Err(Failure::Unknown(error)),
+    fn fill_to(&mut self, to: u64) -> Result<()> {
+        let written = self.file.write_all_at(&filler(self.filled, to), self.filled);
+        match written {
+            Ok(()) => self.filled = to,
+            // Should this fail, blanks too many do no harm: the room is what matters.
+            Err(_) => drop(self.file.set_len(self.filled)),
         }
+        written
     }
 
     /// Makes everything in it durable: it is full, and the next one is about to be used.
-    pub(super) fn finish(&mut self) -> Result<()> {
+    pub(super) fn finish(&mut self, tail: &Tail) -> Result<()> {
         if self.durable < self.len {
-            self.file.sync_data()?;
+            tail.flush()?;
             self.durable = self.len;
         }
         Ok(())
@@ -173,39 +184,69 @@ struct Expected {
     read: BTreeSet<InstanceId>,
 }
 
-/// Reads a segment. What cannot be read is reported, with the instances that it concerns, and what
-/// stands behind it is read all the same.
+/// A line of a segment, or what stands in the place of one or two.
+struct Found {
+    offset: u64,
+    lines: Vec<Line>,
+    damage: Option<Damage>,
+}
+
+/// Reads a segment. What cannot be read is reported, with the instances that it concerns.
+///
+/// Behind the last point that is stated to be durable the bytes of a write that was cut short may
+/// have reached the disk in any part: there the first thing that is wrong ends the segment, also
+/// when lines can be read behind it, because they build on what is missing. Before that point it is
+/// damage, and what stands behind it is read all the same.
 pub(super) fn read(file: &File) -> Result<Contents> {
-    let mut contents = Contents::default();
-    let mut bad: Vec<Damage> = Vec::new();
-    let mut batches: Vec<Expected> = Vec::new();
-    // The furthest point that a valid mark states to be durable.
-    let mut durable = 0;
+    let mut found = Vec::new();
     let mut lines = Lines::new(file, 0);
+    let mut gap = None;
     while let Some(raw) = lines.next()? {
         if is_blank(&raw.bytes) {
+            gap.get_or_insert(raw.offset);
             continue;
         }
-        let (read, reason) = match commit::decode(&raw.bytes) {
-            Ok(line) => (vec![line], None),
-            Err(reason) => (commit::decode_merged(&raw.bytes).map(Vec::from).unwrap_or_default(), Some(reason)),
-        };
-        if let Some(reason) = reason {
-            let commit = read.is_empty() && commit::looks_like_commit(&raw.bytes);
-            bad.push(Damage { offset: raw.offset, reason, commit });
+        if let Some(offset) = gap.take() {
+            let damage = Damage { offset, reason: "a part of it was never written".into(), commit: true };
+            found.push(Found { offset, lines: Vec::new(), damage: Some(damage) });
         }
-        for line in read {
-            contents.take(line, file, raw.offset, &mut batches, &mut durable)?;
-        }
+        found.push(decode(&raw));
     }
     if !is_blank(&read_tail(file, lines.offset)?) {
-        bad.push(Damage { offset: lines.offset, reason: "the last line has no end".into(), commit: false });
+        let damage = Damage { offset: lines.offset, reason: "the last line has no end".into(), commit: false };
+        found.push(Found { offset: lines.offset, lines: Vec::new(), damage: Some(damage) });
     }
-    let (damaged, mut torn): (Vec<_>, Vec<_>) = bad.into_iter().partition(|damage| damage.offset < durable);
-    contents.damaged = damaged;
-    contents.torn = if torn.is_empty() { None } else { Some(torn.swap_remove(0)) };
+    let marks = found.iter().flat_map(|f| &f.lines).filter_map(|line| line.batch.as_ref());
+    let durable = marks.map(|batch| batch.durable).max().unwrap_or(0);
+    let mut contents = Contents::default();
+    let mut batches: Vec<Expected> = Vec::new();
+    for Found { offset, lines, damage } in found {
+        match damage {
+            Some(damage) if offset >= durable => {
+                contents.torn = Some(damage);
+                break;
+            }
+            Some(damage) => contents.damaged.push(damage),
+            None => {}
+        }
+        for line in lines {
+            contents.take(line, file, offset, &mut batches)?;
+        }
+    }
     contents.find_lost(&batches, durable);
     Ok(contents)
+}
+
+fn decode(raw: &RawLine) -> Found {
+    let (lines, damage) = match commit::decode(&raw.bytes) {
+        Ok(line) => (vec![line], None),
+        Err(reason) => {
+            let lines = commit::decode_merged(&raw.bytes).map(Vec::from).unwrap_or_default();
+            let commit = lines.is_empty() && commit::looks_like_commit(&raw.bytes);
+            (lines, Some(Damage { offset: raw.offset, reason, commit }))
+        }
+    };
+    Found { offset: raw.offset, lines, damage }
 }
 
 /// Filler, and nothing else.
@@ -223,14 +264,7 @@ pub(super) fn read_tail(file: &File, offset: u64) -> Result<Vec<u8>> {
 }
 
 impl Contents {
-    fn take(
-        &mut self,
-        line: Line,
-        file: &File,
-        offset: u64,
-        batches: &mut Vec<Expected>,
-        durable: &mut u64,
-    ) -> Result<()> {
+    fn take(&mut self, line: Line, file: &File, offset: u64, batches: &mut Vec<Expected>) -> Result<()> {
         if let Some(header) = line.journal {
             if header.format > commit::JOURNAL_FORMAT {
                 return Err(Error::NewerFormat {
@@ -241,7 +275,6 @@ impl Contents {
             }
             self.header = Some(header);
         } else if let Some(batch) = line.batch {
-            *durable = batch.durable.max(*durable);
             batches.push(Expected { offset, ids: batch.ids, read: BTreeSet::new() });
         } else if let Some(meta) = &line.commit {
             if let Some(batch) = batches.last_mut() {

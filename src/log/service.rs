@@ -11,6 +11,7 @@ use super::commit::Commit;
 use super::feed::Feed;
 use super::journal::Journal;
 use super::lane::Lane;
+use super::tail::Tail;
 use super::{checkpoint, materialise};
 use crate::disk::lock::Writer;
 use crate::disk::root::Root;
@@ -36,7 +37,7 @@ pub(super) struct Shared {
     pub(super) passing: Mutex<()>,
     sealed: Mutex<SealedQueue>,
     sealed_changed: Condvar,
-    pub(super) poisoned: Mutex<Option<Arc<Error>>>,
+    pub(super) tail: Arc<Tail>,
     pub(super) queued_bytes: AtomicUsize,
     pub(super) commits: AtomicU64,
     pub(super) batches: AtomicU64,
@@ -80,7 +81,7 @@ pub(crate) struct LogStats {
 
 /// A handle on the running log.
 pub(crate) struct Log {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
     feeds: Mutex<HashMap<InstanceId, Weak<Feed>>>,
     writer_id: uuid::Uuid,
@@ -96,6 +97,25 @@ struct Threads {
 impl Log {
     /// Starts the threads.
     pub(crate) fn start(root: Arc<Root>, writer: Writer, options: Options) -> Result<Self> {
+        let (log, journal) = Self::assemble(root, writer, options);
+        let (shared, writer) = (&log.shared, lock(&log.writer).clone().ok_or(Error::Closed)?);
+        let threads = Threads {
+            journal: spawn(shared, "fiefdom-journal", move || journal.run())?,
+            materialiser: spawn(shared, "fiefdom-files", {
+                let shared = Arc::clone(shared);
+                move || materialise::run(&shared)
+            })?,
+            checkpointer: spawn(shared, "fiefdom-checkpoint", {
+                let shared = Arc::clone(shared);
+                move || checkpoint::run(&shared, &writer)
+            })?,
+        };
+        *lock(&log.threads) = Some(threads);
+        Ok(log)
+    }
+
+    /// The log and what its thread runs, without the threads.
+    pub(super) fn assemble(root: Arc<Root>, writer: Writer, options: Options) -> (Self, Journal) {
         let writer = Arc::new(writer);
         let shared = Arc::new(Shared {
             root,
@@ -107,7 +127,7 @@ impl Log {
             passing: Mutex::default(),
             sealed: Mutex::default(),
             sealed_changed: Condvar::new(),
-            poisoned: Mutex::default(),
+            tail: Arc::default(),
             queued_bytes: AtomicUsize::new(0),
             commits: AtomicU64::new(0),
             batches: AtomicU64::new(0),
@@ -115,25 +135,20 @@ impl Log {
             checkpoints: AtomicU64::new(0),
         });
         let journal = Journal::new(Arc::clone(&shared), Arc::clone(&writer));
-        let threads = Threads {
-            journal: spawn(&shared, "fiefdom-journal", move || journal.run())?,
-            materialiser: spawn(&shared, "fiefdom-files", {
-                let shared = Arc::clone(&shared);
-                move || materialise::run(&shared)
-            })?,
-            checkpointer: spawn(&shared, "fiefdom-checkpoint", {
-                let (shared, writer) = (Arc::clone(&shared), Arc::clone(&writer));
-                move || checkpoint::run(&shared, &writer)
-            })?,
-        };
         let writer_id = writer.id;
-        Ok(Self {
+        let log = Self {
             shared,
-            threads: Mutex::new(Some(threads)),
+            threads: Mutex::new(None),
             feeds: Mutex::default(),
             writer_id,
             writer: Mutex::new(Some(writer)),
-        })
+        };
+        (log, journal)
+    }
+
+    #[cfg(test)]
+    pub(super) fn writer(&self) -> Arc<Writer> {
+        lock(&self.writer).clone().expect("a log that is not closed")
     }
 
     pub(crate) fn writer_id(&self) -> uuid::Uuid {
@@ -143,7 +158,7 @@ impl Log {
     /// Queues a commit. `done` in it is called exactly once, unless this returns an error.
     pub(crate) fn submit(&self, commit: Commit) -> Result<()> {
         let limit = self.shared.options.queued_bytes;
-        if let Some(reason) = self.shared.poison() {
+        if let Some(reason) = self.shared.tail.poison() {
             return Err(Error::Poisoned { reason });
         }
         let bytes = commit.line.len();
@@ -162,6 +177,11 @@ impl Log {
             self.shared.queue_filled.notify_one();
         }
         Ok(())
+    }
+
+    /// The end of the log, which the lanes look at before they change files.
+    pub(super) fn tail(&self) -> Arc<Tail> {
+        Arc::clone(&self.shared.tail)
     }
 
     /// What the followers of an instance share.
@@ -195,7 +215,7 @@ impl Log {
             checkpoints: self.shared.checkpoints.load(Ordering::Relaxed),
             segments_waiting: sealed.segments.len(),
             checkpoint_stalled: sealed.stalled.is_some(),
-            poisoned: self.shared.poison().is_some(),
+            poisoned: self.shared.tail.poison().is_some(),
         }
     }
 
@@ -211,7 +231,7 @@ impl Log {
         let materialiser = join(threads.materialiser);
         self.shared.close_sealed();
         let checkpointer = join(threads.checkpointer);
-        if let Some(reason) = self.shared.poison() {
+        if let Some(reason) = self.shared.tail.poison() {
             return Err(Error::Poisoned { reason });
         }
         if !(journal && materialiser && checkpointer) {
@@ -262,7 +282,7 @@ impl Shared {
     /// one is let go.
     fn give_up(&self) {
         let panicked = std::io::Error::other("a thread of the commit log panicked");
-        self.set_poison(Error::io("write", self.root.top.path(), panicked));
+        self.tail.set_poison(Error::io("write", self.root.top.path(), panicked));
         let mut queue = lock(&self.queue);
         queue.closed = true;
         drop(std::mem::take(&mut queue.commits));

@@ -1,0 +1,73 @@
+//! The end of the log: how far it is written, how far it is on disk, and whether it can be trusted.
+//!
+//! Two rules live here. Files follow only what is on disk in the log: otherwise a power cut could
+//! leave them ahead of it. And one flush at a time, none after one that failed: the kernel reports a
+//! failure once, and another flush could say yes to bytes that are lost.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::disk::fs::File;
+use crate::error::{Error, Result};
+
+#[derive(Default)]
+pub(crate) struct Tail {
+    /// The segment that is being written. Locked while it is flushed.
+    file: Mutex<Option<Arc<File>>>,
+    /// Batches written, and how many of them are on disk for sure.
+    written: AtomicU64,
+    durable: AtomicU64,
+    poisoned: Mutex<Option<Arc<Error>>>,
+}
+
+impl Tail {
+    /// Why the log takes no more commits, if it does not.
+    pub(crate) fn poison(&self) -> Option<Arc<Error>> {
+        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_poison(&self, error: Error) {
+        tracing::error!(%error, "the commit log is poisoned: this store takes no more writes");
+        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(Arc::new(error));
+    }
+
+    /// From now on this segment is written.
+    pub(super) fn begin(&self, file: Arc<File>) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+    }
+
+    /// Makes durable what has been written; a failure poisons the log. Blocks.
+    pub(super) fn flush(&self) -> Result<()> {
+        self.flush_with(|file| file.sync_data())
+    }
+
+    /// [`Tail::flush`], with something to do to the file before.
+    pub(super) fn flush_with(&self, flush: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = self.poison() {
+            return Err(Error::Poisoned { reason });
+        }
+        let Some(file) = &*file else { return Ok(()) };
+        let written = self.written.load(Ordering::Acquire);
+        if let Err(error) = flush(file) {
+            self.set_poison(error.clone());
+            return Err(error);
+        }
+        self.durable.fetch_max(written, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Counts a batch that has been written, and flushed if `durable`. Returns its number.
+    pub(super) fn wrote(&self, durable: bool) -> u64 {
+        let batch = self.written.fetch_add(1, Ordering::AcqRel) + 1;
+        if durable {
+            self.durable.fetch_max(batch, Ordering::AcqRel);
+        }
+        batch
+    }
+
+    /// Sees to it that a batch is on disk, before files follow it. Blocks when it is not.
+    pub(super) fn ensure(&self, batch: u64) -> Result<()> {
+        if self.durable.load(Ordering::Acquire) >= batch { Ok(()) } else { self.flush() }
+    }
+}

@@ -1,0 +1,123 @@
+//! A crash at every operation of a run: what was acknowledged is there, and nothing is half done.
+
+use std::sync::Arc;
+
+use super::process::{Process, STEPS, Step};
+use super::world::{Allowed, End, Fact, INSTANCES, World};
+use crate::disk::model::{Disk, Image, Random, Survives};
+use crate::options::Durability;
+
+/// Ways in which a power cut at one moment is tried.
+const SURVIVORS: [Survives; 4] = [Survives::Nothing, Survives::Everything, Survives::Some, Survives::Some];
+
+/// How a run of a sequence went: every moment at which it could have ended.
+struct Run {
+    images: Vec<Image>,
+    facts: Vec<Fact>,
+}
+
+/// Runs steps on a new disk; a process that dies is followed by another.
+fn run(steps: &[Step]) -> Run {
+    let mut disk = Arc::new(Disk::new());
+    let mut facts = Vec::new();
+    let mut images = Vec::new();
+    for life in steps.split(|step| *step == Step::Die) {
+        let world = World::new(&disk, facts);
+        disk.record();
+        let mut process = Process::open(&disk, &world).expect("a root on a disk without a fault");
+        for step in life {
+            process.step(*step).expect("a disk without a fault");
+        }
+        facts = world.facts();
+        images.extend(disk.images());
+        // The process is killed: nothing of it may tidy up.
+        let left = disk.image();
+        std::mem::forget(process);
+        disk = Arc::new(left.after_kill());
+    }
+    Run { images, facts }
+}
+
+/// Opens what a crash left, and compares it with what may be there.
+fn survey(disk: Disk, facts: &[Fact], end: End, story: &dyn Fn() -> String) {
+    let disk = Arc::new(disk);
+    let world = World::new(&disk, facts.to_vec());
+    Process::open(&disk, &world).unwrap_or_else(|e| panic!("{}\n{e}: {e:?}", story()));
+    let all = world.facts();
+    let found = all.len() - INSTANCES.len();
+    for fact in &all[found..] {
+        let Fact::Found { instance, moment } = fact else { panic!("not a finding: {fact:?}") };
+        let allowed = Allowed::by(facts, *instance, end);
+        if let Err(wrong) = allowed.check(moment.as_ref()) {
+            panic!("{}\ninstance {}: {wrong}", story(), INSTANCES[*instance]);
+        }
+    }
+}
+
+/// Every crash point of a run, each with a kill and with several power cuts. Returns their number.
+fn crash_everywhere(steps: &[Step], random: &mut Random, deeper: u64) -> u64 {
+    let run = run(steps);
+    let mut points = 0;
+    for (at, image) in run.images.iter().enumerate() {
+        let facts = &run.facts[..image.note];
+        let story = |end: &str| format!("{steps:?}, {end} at point {at} of {}", run.images.len());
+        survey(image.after_kill(), facts, End::Killed, &|| story("killed"));
+        points += 1;
+        for survives in SURVIVORS {
+            let cut = image.after_power_cut(survives, random);
+            if random.chance(deeper) {
+                let again = cut.image().after_kill();
+                points += crash_in_recovery(again, facts, random, &|| story("power cut, and again in the recovery"));
+            }
+            survey(cut, facts, End::PowerCut, &|| story(&format!("power cut ({survives:?})")));
+            points += 1;
+        }
+    }
+    points
+}
+
+/// Another power cut, or a kill, in the recovery from the first.
+fn crash_in_recovery(disk: Disk, facts: &[Fact], random: &mut Random, story: &dyn Fn() -> String) -> u64 {
+    let disk = Arc::new(disk);
+    disk.record();
+    Process::open(&disk, &World::new(&disk, facts.to_vec())).unwrap_or_else(|e| panic!("{}\n{e}: {e:?}", story()));
+    let images = disk.images();
+    let image = &images[usize::try_from(random.below(images.len() as u64)).expect("small")];
+    survey(image.after_kill(), facts, End::PowerCut, story);
+    survey(image.after_power_cut(Survives::Some, random), facts, End::PowerCut, story);
+    2
+}
+
+#[test]
+fn one_instance_through_everything() {
+    use Durability::{Disk, Os};
+    let mut random = Random::new(1);
+    let steps = [
+        Step::Create(0, Disk),
+        Step::Update(0, Disk),
+        Step::Append(0, Os),
+        Step::Materialise,
+        Step::Append(0, Disk),
+        Step::Run(0),
+        Step::Seal,
+        Step::Checkpoint,
+        Step::Update(0, Disk),
+        Step::Release(0),
+        Step::Delete(0),
+    ];
+    let points = crash_everywhere(&steps, &mut random, 20);
+    println!("shown: {points} crash points");
+}
+
+#[test]
+fn every_sequence_of_two_steps() {
+    let mut random = Random::new(2);
+    let mut points = 0;
+    for first in STEPS {
+        for second in STEPS {
+            let steps = [Step::Create(0, Durability::Disk), Step::Update(0, Durability::Disk), first, second];
+            points += crash_everywhere(&steps, &mut random, 2);
+        }
+    }
+    println!("shown: {points} crash points");
+}

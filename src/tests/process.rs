@@ -1,0 +1,455 @@
+//! A process on a model disk that does one thing after another.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::world::{Fact, INSTANCES, Moment, World};
+use crate::actors::transaction::{Sealed, Stamp, Transaction};
+use crate::disk::model::Disk;
+use crate::disk::root::Root;
+use crate::error::{Error, Result};
+use crate::log::commit::Commit;
+use crate::log::events::EventReader;
+use crate::log::lane::Lane;
+use crate::log::stepper::Stepper;
+use crate::log::{activate, commit, recover};
+use crate::options::{Durability, Options};
+use crate::record::{InstanceId, Record, Status};
+
+/// One thing that a process does. The numbers are instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Create(usize, Durability),
+    Update(usize, Durability),
+    Append(usize, Durability),
+    /// Three commits of each live instance in one batch.
+    Burst(Durability),
+    Run(usize),
+    Delete(usize),
+    Materialise,
+    Seal,
+    Checkpoint,
+    Release(usize),
+    /// The process dies and another goes on.
+    Die,
+}
+
+pub(super) const STEPS: [Step; 20] = {
+    use Durability::{Disk, Os};
+    [
+        Step::Create(0, Disk),
+        Step::Create(0, Os),
+        Step::Create(1, Disk),
+        Step::Update(0, Disk),
+        Step::Update(0, Os),
+        Step::Update(1, Disk),
+        Step::Append(0, Disk),
+        Step::Append(0, Os),
+        Step::Append(1, Os),
+        Step::Burst(Disk),
+        Step::Burst(Os),
+        Step::Run(0),
+        Step::Run(1),
+        Step::Delete(0),
+        Step::Materialise,
+        Step::Seal,
+        Step::Checkpoint,
+        Step::Release(0),
+        Step::Release(1),
+        Step::Die,
+    ]
+};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Doc {
+    number: u64,
+    padding: String,
+}
+
+struct Life {
+    lane: Arc<Lane>,
+    current: Arc<Record<Doc>>,
+    published: Arc<Mutex<Arc<Record<Doc>>>>,
+    generation: u64,
+    stamp: Stamp,
+    events: Vec<u64>,
+    /// The events of the last commit that was applied.
+    published_events: Arc<Mutex<Vec<u64>>>,
+}
+
+pub(super) struct Process {
+    root: Arc<Root>,
+    stepper: Stepper,
+    options: Options,
+    lives: HashMap<usize, Life>,
+    world: World,
+    next: u64,
+}
+
+/// Everything is small: segments fill, logs rotate, within a few commits.
+pub(super) fn options() -> Options {
+    Options {
+        log_segment_bytes: 3 << 10,
+        event_segment_bytes: 200,
+        materialise_within: Duration::ZERO,
+        ..Options::default()
+    }
+}
+
+pub(super) fn id(instance: usize) -> InstanceId {
+    InstanceId::new(INSTANCES[instance]).expect("a valid id")
+}
+
+impl Process {
+    /// Opens the root as a store does: recovers, then becomes a writer; notes what it finds.
+    pub(super) fn open(disk: &Disk, world: &World) -> Result<Self> {
+        let root = Arc::new(Root::open_or_create(&disk.path().join("root"), false)?);
+        recover::recover(&root, None)?;
+        let stepper = Stepper::start(Arc::clone(&root), options())?;
+        let next = world.facts().len() as u64 + 1;
+        let mut process = Self { root, stepper, options: options(), lives: HashMap::new(), world: world.clone(), next };
+        for instance in 0..INSTANCES.len() {
+            let moment = process.look(instance)?;
+            process.world.note(Fact::Found { instance, moment });
+        }
+        Ok(process)
+    }
+
+    /// Does one step. An error is an outcome; it must be one of those that are allowed.
+    pub(super) fn step(&mut self, step: Step) -> Result<()> {
+        let done = self.attempt(step);
+        if let Err(error) = &done {
+            assert!(is_stated(error), "{step:?}: {error}: {error:?}");
+        }
+        done
+    }
+
+    fn attempt(&mut self, step: Step) -> Result<()> {
+        match step {
+            Step::Create(instance, level) => self.create(instance, level),
+            Step::Update(instance, level) => self.one(instance, level, 0, true),
+            Step::Append(instance, level) => self.one(instance, level, 2, false),
+            Step::Burst(level) => {
+                for _ in 0..3 {
+                    for instance in 0..INSTANCES.len() {
+                        if self.lives.contains_key(&instance) {
+                            self.submit(instance, level, 1, true, None)?;
+                        }
+                    }
+                }
+                self.stepper.commit();
+                Ok(())
+            }
+            Step::Run(instance) => {
+                if !self.wake(instance)? {
+                    return Ok(());
+                }
+                let status = self.lives[&instance].current.status;
+                let next = if status.is_running() { Status::Waiting } else { Status::Running };
+                self.submit(instance, Durability::Disk, 0, true, Some(next))?;
+                self.stepper.commit();
+                Ok(())
+            }
+            Step::Delete(instance) => self.delete(instance),
+            Step::Materialise => self.stepper.materialise(),
+            Step::Seal => self.stepper.seal(),
+            Step::Checkpoint => {
+                self.stepper.checkpoint();
+                Ok(())
+            }
+            Step::Release(instance) => match self.lives.get(&instance) {
+                Some(life) => {
+                    life.lane.release()?;
+                    self.lives.remove(&instance);
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+            Step::Die => unreachable!("whoever drives the process lets it die"),
+        }
+    }
+
+    fn one(&mut self, instance: usize, level: Durability, events: usize, touch: bool) -> Result<()> {
+        if self.wake(instance)? {
+            self.submit(instance, level, events, touch, None)?;
+            self.stepper.commit();
+        }
+        Ok(())
+    }
+
+    fn stamp(&self, epoch: u64) -> Stamp {
+        Stamp { epoch, writer: self.stepper.log.writer_id(), record_bytes: 1 << 20, event_bytes: 1 << 20 }
+    }
+
+    /// Makes an instance live; `false` when there is none.
+    fn wake(&mut self, instance: usize) -> Result<bool> {
+        if self.lives.contains_key(&instance) {
+            return Ok(true);
+        }
+        let opened = activate::open(&self.root, &self.stepper.log, &self.options, &id(instance));
+        let activated = match opened {
+            Err(Error::NotFound { .. }) => return Ok(false),
+            other => other?,
+        };
+        let record: Record<Doc> =
+            activated.record.expect("an existing instance").typed().map_err(|e| Error::rejected(e.to_string()))?;
+        let events = self.read_events(instance, record.last_event_seq)?;
+        let stamp = self.stamp(record.epoch + 1);
+        self.lives.insert(instance, Life::new(activated.lane, record, stamp, events));
+        Ok(true)
+    }
+
+    fn read_events(&self, instance: usize, last: u64) -> Result<Vec<u64>> {
+        let dir = self.root.instances.open_dir(id(instance).as_str())?;
+        let dir = dir.ok_or_else(|| Error::rejected("the directory went away"))?;
+        let mut events = Vec::new();
+        let mut reader = EventReader::new(1);
+        while reader.next_seq() <= last {
+            let some = reader.read(&dir)?;
+            if some.is_empty() {
+                break;
+            }
+            for event in some {
+                assert_eq!(event.seq, events.len() as u64 + 1, "events out of order");
+                events.push(event.data_as()?);
+            }
+        }
+        assert_eq!(events.len() as u64, last, "the record and the events are of two moments");
+        Ok(events)
+    }
+
+    /// What there is of an instance.
+    fn look(&mut self, instance: usize) -> Result<Option<Moment>> {
+        if !self.wake(instance)? {
+            return Ok(None);
+        }
+        let life = &self.lives[&instance];
+        let moment = moment(&life.current, &life.events);
+        life.lane.release()?;
+        self.lives.remove(&instance);
+        Ok(Some(moment))
+    }
+
+    fn create(&mut self, instance: usize, level: Durability) -> Result<()> {
+        if self.lives.contains_key(&instance) {
+            return Ok(());
+        }
+        let uid = Uuid::new_v4();
+        let activated = match activate::create(&self.root, &self.stepper.log, &self.options, &id(instance), uid) {
+            Err(Error::AlreadyExists { .. }) => return Ok(()),
+            other => other?,
+        };
+        let lane = Arc::clone(&activated.lane);
+        let life = Life::new(activated.lane, new_record(instance, uid), self.stamp(1), Vec::new());
+        self.lives.insert(instance, life);
+        let outcome = self.create_in(instance, level);
+        if let Err(error) = &outcome {
+            self.lives.remove(&instance);
+            if !matches!(error, Error::Unknown { .. }) {
+                lane.abandon()?;
+            }
+        }
+        outcome
+    }
+
+    fn create_in(&mut self, instance: usize, level: Durability) -> Result<()> {
+        let number = self.number();
+        let life = self.lives.get_mut(&instance).expect("just made");
+        let mut record = Record::clone(&life.current);
+        record.state = Arc::new(doc(number));
+        let sealed = Transaction::new(&record).seal_creation(life.stamp)?;
+        let outcome = life.submit(&self.stepper, &self.world, instance, number, sealed, level, Vec::new())?;
+        self.stepper.commit();
+        outcome.lock().expect("told").take().unwrap_or(Err(Error::Closed))
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn submit(
+        &mut self,
+        instance: usize,
+        level: Durability,
+        events: usize,
+        touch: bool,
+        status: Option<Status>,
+    ) -> Result<()> {
+        let number = self.number();
+        let life = self.lives.get_mut(&instance).expect("a live instance");
+        life.follow_generation();
+        let mut transaction = Transaction::new(&life.current);
+        if touch {
+            *transaction.state_mut() = doc(number);
+        }
+        if let Some(status) = status {
+            transaction.set_status(status, None)?;
+        }
+        let mut all = life.events.clone();
+        for nth in 0..events as u64 {
+            transaction.event("tried", &(number * 10 + nth))?;
+            all.push(number * 10 + nth);
+        }
+        let sealed = transaction.seal(life.stamp)?;
+        life.submit(&self.stepper, &self.world, instance, number, sealed, level, all).map(drop)
+    }
+
+    fn delete(&mut self, instance: usize) -> Result<()> {
+        if !self.wake(instance)? {
+            return Ok(());
+        }
+        let number = self.number();
+        let life = self.lives.get_mut(&instance).expect("just woken");
+        life.follow_generation();
+        let mut sealed = Transaction::new(&life.current).seal(life.stamp)?;
+        sealed.meta.deleted = true;
+        sealed.line = commit::encode(&sealed.meta, None, &[]).expect("JSON");
+        sealed.has_record = true;
+        let outcome =
+            life.submit(&self.stepper, &self.world, instance, number, sealed, Durability::Disk, Vec::new())?;
+        self.stepper.commit();
+        outcome.lock().expect("told").take().unwrap_or(Err(Error::Closed))?;
+        let life = self.lives.remove(&instance).expect("just deleted");
+        if let Some(name) = life.lane.discard()? {
+            self.root.trash.remove_tree(&name)?;
+        }
+        Ok(())
+    }
+
+    /// What the log says of itself.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.stepper.log.stats().poisoned
+    }
+
+    pub(super) fn stats(&self) -> crate::log::LogStats {
+        self.stepper.log.stats()
+    }
+}
+
+impl Life {
+    fn new(lane: Arc<Lane>, record: Record<Doc>, stamp: Stamp, events: Vec<u64>) -> Self {
+        let current = Arc::new(record);
+        let published = Arc::new(Mutex::new(Arc::clone(&current)));
+        let published_events = Arc::new(Mutex::new(events.clone()));
+        let generation = lane.generation();
+        Self { lane, current, published, generation, stamp, events, published_events }
+    }
+
+    /// As the actor does: goes back to the last durable record when a commit was not applied.
+    fn follow_generation(&mut self) {
+        if self.lane.generation() != self.generation {
+            self.generation = self.lane.generation();
+            self.current = Arc::clone(&self.published.lock().expect("no panic"));
+            self.events = self.published_events.lock().expect("no panic").clone();
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn submit(
+        &mut self,
+        stepper: &Stepper,
+        world: &World,
+        instance: usize,
+        number: u64,
+        sealed: Sealed<Doc>,
+        level: Durability,
+        events: Vec<u64>,
+    ) -> Result<Arc<Mutex<Option<Result<()>>>>> {
+        let record = Arc::clone(&sealed.record);
+        let deleted = sealed.meta.deleted;
+        let after = (!deleted).then(|| moment(&record, &events));
+        world.note(Fact::Submitted { instance, commit: number, after });
+        let outcome = Arc::new(Mutex::new(None));
+        let done = {
+            let (outcome, world, record) = (Arc::clone(&outcome), world.clone(), Arc::clone(&record));
+            let (published, published_events, events) =
+                (Arc::clone(&self.published), Arc::clone(&self.published_events), events.clone());
+            Box::new(move |told: Result<()>| {
+                match &told {
+                    Ok(()) => {
+                        *published.lock().expect("no panic") = record;
+                        *published_events.lock().expect("no panic") = events;
+                        world.note(Fact::Acknowledged { commit: number, level });
+                    }
+                    Err(Error::NotApplied { .. }) => world.note(Fact::Refused { commit: number }),
+                    Err(Error::Unknown { .. }) => {}
+                    Err(other) => panic!("an outcome that is not stated: {other}"),
+                }
+                *outcome.lock().expect("no panic") = Some(told);
+            })
+        };
+        let submitted = stepper.log.submit(Commit {
+            lane: Arc::clone(&self.lane),
+            generation: self.generation,
+            running: sealed.record.status.is_running() && !deleted,
+            meta: sealed.meta,
+            record: sealed.record,
+            line: sealed.line,
+            has_record: sealed.has_record,
+            events: sealed.events,
+            durability: level,
+            done,
+        });
+        if let Err(error) = submitted {
+            world.note(Fact::Refused { commit: number });
+            return Err(Error::NotApplied { id: id(instance), reason: Arc::new(error) });
+        }
+        self.current = record;
+        self.events = events;
+        Ok(outcome)
+    }
+}
+
+fn moment(record: &Record<Doc>, events: &[u64]) -> Moment {
+    Moment {
+        uid: record.uid,
+        epoch: record.epoch,
+        revision: record.revision,
+        status: record.status,
+        number: record.state.number,
+        events: events.to_vec(),
+    }
+}
+
+fn doc(number: u64) -> Doc {
+    Doc { number, padding: "x".repeat(40) }
+}
+
+fn new_record(instance: usize, uid: Uuid) -> Record<Doc> {
+    let at = chrono::Utc::now();
+    Record {
+        id: id(instance),
+        uid,
+        kind: "doc".into(),
+        name: None,
+        status: Status::Pending,
+        status_reason: None,
+        created_at: at,
+        updated_at: at,
+        started_at: None,
+        ended_at: None,
+        revision: 0,
+        epoch: 0,
+        writer: Uuid::nil(),
+        attempt: 0,
+        tags: std::collections::BTreeMap::new(),
+        pinned: false,
+        last_event_seq: 0,
+        schema_version: 1,
+        state: Arc::new(doc(0)),
+        unknown: std::collections::BTreeMap::new(),
+    }
+}
+
+/// Whether a fault may have this outcome.
+fn is_stated(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NotApplied { .. } | Error::Unknown { .. } | Error::Poisoned { .. } | Error::Io { .. } | Error::Closed
+    )
+}
