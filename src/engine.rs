@@ -20,7 +20,7 @@ use crate::disk::root::Root;
 use crate::error::{Error, Result};
 use crate::kind::Instance;
 use crate::log::activate::{self, Activated};
-use crate::log::{Log, recover};
+use crate::log::{Log, recover, trash};
 use crate::options::{Durability, Options};
 use crate::record::{InstanceId, RawRecord, Record};
 use crate::root::DataRoot;
@@ -101,7 +101,7 @@ impl Engine {
         let trashed = self.call(|reply| RegistryMsg::Delete { id: id.clone(), opener, reply }).await??;
         let ground = Arc::clone(&self.ground);
         match trashed {
-            Some(name) => blocking::run(move || ground.root.trash.remove_tree(&name)).await,
+            Some(name) => blocking::run(move || trash::clear(&ground.root, Some(ground.log.writer_id()), &name)).await,
             None => Ok(()),
         }
     }

@@ -75,6 +75,9 @@ pub(crate) fn trashed(id: &InstanceId, uid: Uuid) -> String {
     format!("{id}.{uid}")
 }
 
+/// In a deleted instance: whose logs may still hold commits of it.
+pub(crate) const HOLDERS: &str = "holders.json";
+
 /// In the quarantine: why an instance may not be used.
 pub(crate) fn blocked(id: &InstanceId) -> String {
     format!("{id}.blocked.json")

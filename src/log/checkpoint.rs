@@ -2,6 +2,7 @@
 
 use super::lane::sync_files;
 use super::service::{Sealed, Shared};
+use super::trash;
 use crate::disk::layout;
 use crate::disk::lock::Writer;
 use crate::error::Result;
@@ -15,7 +16,10 @@ pub(super) fn run(shared: &Shared, writer: &Writer) {
 /// Replaces one segment by durable files.
 pub(super) fn step(shared: &Shared, writer: &Writer, sealed: &Sealed) {
     match checkpoint(shared, writer, sealed) {
-        Ok(()) => shared.sealed_done(),
+        Ok(()) => {
+            shared.sealed_done();
+            trash::empty(&shared.root, Some(writer.id));
+        }
         // Not tried again: a second fsync of the same file can say yes to bytes that are lost.
         // The segment stays, and the next opening rewrites the files from it.
         Err(error) => shared.sealed_failed(error),

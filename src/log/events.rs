@@ -15,7 +15,8 @@ use crate::record::{Event, EventLine};
 /// Largest `state.json`, in bytes.
 const STATE_BYTES: u64 = 64 * 1024;
 
-/// How much of a file is read at a time.
+/// How much of a file is read at first, and at a time when there is more.
+const FIRST_CHUNK_BYTES: usize = 4 * 1024;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Skipping more events than this, it is cheaper to look for the file anew than to read over them.
@@ -249,6 +250,7 @@ pub(crate) struct Lines<'a> {
     pub(crate) offset: u64,
     buffer: Vec<u8>,
     at: usize,
+    chunk: usize,
 }
 
 pub(crate) struct RawLine {
@@ -271,7 +273,7 @@ impl RawLine {
 
 impl<'a> Lines<'a> {
     pub(crate) fn new(file: &'a File, offset: u64) -> Self {
-        Self { file, offset, buffer: Vec::new(), at: 0 }
+        Self { file, offset, buffer: Vec::new(), at: 0, chunk: FIRST_CHUNK_BYTES }
     }
 
     /// The next line without its newline; `None` at the end, and before a line that has no newline
@@ -295,7 +297,8 @@ impl<'a> Lines<'a> {
                     "a line is longer than any that was ever written",
                 ));
             }
-            self.buffer.resize(have + CHUNK_BYTES, 0);
+            self.buffer.resize(have + self.chunk, 0);
+            self.chunk = (self.chunk * 4).min(CHUNK_BYTES);
             let read = self.file.read_at(&mut self.buffer[have..], self.offset + have as u64)?;
             self.buffer.truncate(have + read);
             if read == 0 {

@@ -27,6 +27,7 @@ mod service;
 #[cfg(test)]
 pub(crate) mod stepper;
 mod tail;
+pub(crate) mod trash;
 
 pub(crate) use service::Log;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::commit::{CommitMeta, Line};
 use super::events::{self, EventWriter, Lines, Position};
 use super::lane::sync_files;
 use super::segment::{self, Contents};
+use super::trash;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, File, Lock, Locked};
 use crate::disk::root::Root;
@@ -86,6 +87,7 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
         writer.remove(root)?;
     }
     root.internal.remove_file(layout::RECOVERED)?;
+    trash::empty(root, own);
     tracing::info!(
         writers = done.writers,
         commits = done.commits,
@@ -164,7 +166,7 @@ fn keep_damage(root: &Root, dir: &Dir, name: &str, file: &File, writer: Uuid, fo
 
 /// Brings one instance up to its last commit; says whether it was interrupted.
 fn recover_instance(root: &Arc<Root>, id: &InstanceId, remains: Remains, dead: &BTreeSet<Uuid>) -> Result<bool> {
-    // An instance of that id may have been deleted and made again: each life for itself, in order.
+    // An instance of that id may have been deleted and made again: each life for itself.
     let mut lives: Vec<(Uuid, Vec<Line>)> = Vec::new();
     for line in remains.lines {
         let Some(uid) = line.commit.as_ref().map(|c| c.uid) else { continue };
@@ -173,22 +175,52 @@ fn recover_instance(root: &Arc<Root>, id: &InstanceId, remains: Remains, dead: &
             None => lives.push((uid, vec![line])),
         }
     }
-    lives.sort_by_key(|(_, lines)| lines.iter().filter_map(|l| l.commit.as_ref().map(|c| c.at)).min());
+    // A life is over when its log says so, or its directory is in the trash. Of the others there is
+    // one, unless somebody removed a directory by hand: then the newest has the name.
+    let mut over = Vec::new();
+    let mut going_on = Vec::new();
+    for (uid, lines) in lives {
+        let chain = Chain::of(lines);
+        let ended = chain.deleted || trash::holds(root, id, uid)?;
+        if ended { over.push(uid) } else { going_on.push((uid, chain)) }
+    }
+    for uid in over {
+        bury(root, id, uid, going_on.is_empty())?;
+    }
+    going_on.sort_by_key(|(_, chain)| chain.commits.first().map(|(meta, _)| std::cmp::Reverse(meta.at)));
     // In the boot that wrote the log a directory that is missing was removed by somebody. After
     // another boot it may be one that never reached the disk.
     let recreate = !remains.boots.contains(&root.boot_id);
-    if lives.is_empty() && remains.lost > 0 {
+    if going_on.is_empty() && remains.lost > 0 {
         block(root, id, LOST)?;
     }
-    let newest = lives.len();
-    for (nth, (uid, lines)) in lives.into_iter().enumerate() {
-        let mut chain = Chain::of(lines);
-        chain.lost = if nth + 1 == newest { remains.lost } else { 0 };
-        if let Some(dir) = claim(root, id, recreate && !chain.deleted)? {
+    let mut lost = remains.lost;
+    for (uid, mut chain) in going_on {
+        chain.lost = std::mem::take(&mut lost);
+        if let Some(dir) = claim(root, id, recreate)? {
             chain.apply(root, id, uid, &dir)?;
         }
     }
     interrupt(root, id, dead)
+}
+
+/// Finishes a deletion. A directory whose record is missing or torn (after a power cut) is that of the
+/// deleted instance only if no other life has its record in the log alone (`alone`), and only if the
+/// directory of the deleted one was not moved before.
+fn bury(root: &Arc<Root>, id: &InstanceId, uid: Uuid, alone: bool) -> Result<()> {
+    let Some(dir) = claim(root, id, false)? else { return Ok(()) };
+    let bytes = activate::read_bytes(&dir, &Options::default())?;
+    let is_its_own = match bytes.map(|bytes| activate::parse(&dir, id, &bytes)) {
+        Some(Ok(record)) => record.uid == uid,
+        Some(Err(e @ Error::NewerFormat { .. })) => return Err(e),
+        Some(Err(_)) | None => alone && !trash::holds(root, id, uid)?,
+    };
+    if is_its_own {
+        root.instances.rename(id.as_str(), &root.trash, &layout::trashed(id, uid))?;
+        root.instances.sync()?;
+        root.trash.sync()?;
+    }
+    Ok(())
 }
 
 /// Locks the directory for recovery. `None` when it is not there, or when a living process owns it:
@@ -224,7 +256,7 @@ impl Chain {
             }
         }
         let commits: Vec<_> = by_order.into_values().collect();
-        let deleted = commits.last().is_some_and(|(meta, _)| meta.deleted);
+        let deleted = commits.iter().any(|(meta, _)| meta.deleted);
         Self { commits, deleted, lost: 0 }
     }
 
@@ -243,11 +275,6 @@ impl Chain {
         }
         if self.lost > 0 && !self.lost_is_in(disk.as_ref()) {
             return block(root, id, LOST);
-        }
-        if self.deleted {
-            root.instances.rename(id.as_str(), &root.trash, &layout::trashed(id, uid))?;
-            root.instances.sync()?;
-            return root.trash.sync();
         }
         if let Err(reason) = self.check_complete(disk.as_ref()) {
             return block(root, id, &reason);
@@ -358,7 +385,9 @@ fn reconcile_events(root: &Root, id: &InstanceId, instance: &Dir, lines: &[Event
     };
     let file = dir.open_file(layout::EVENT_LOG)?;
     let begins = file.as_ref().map(events::first_seq).transpose()?.flatten();
-    let cached = events::read_state(&dir)?.filter(|c| Some(c.segment) == begins);
+    // A recovery that was cut short may have written down events whose commit was then lost with the
+    // power: what counts is what the record and the log know.
+    let cached = events::read_state(&dir)?.filter(|c| Some(c.segment) == begins && c.durable_seq <= last);
     let (mut seq, mut end) = match (cached, begins, lines.first()) {
         (Some(cached), ..) => (cached.durable_seq, cached.durable_offset),
         (None, Some(begins), _) => (begins - 1, 0),
@@ -418,7 +447,7 @@ fn reconcile_events(root: &Root, id: &InstanceId, instance: &Dir, lines: &[Event
 
 /// Copies the first bytes of a file.
 fn copy(from: &File, to: &mut File, len: u64) -> Result<()> {
-    let mut buffer = vec![0; COPY_BYTES];
+    let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
     let mut done = 0;
     while done < len {
         let want = buffer.len().min(usize::try_from(len - done).unwrap_or(usize::MAX));

@@ -16,7 +16,7 @@ use crate::log::commit::Commit;
 use crate::log::events::EventReader;
 use crate::log::lane::Lane;
 use crate::log::stepper::Stepper;
-use crate::log::{activate, commit, recover};
+use crate::log::{activate, commit, recover, trash};
 use crate::options::{Durability, Options};
 use crate::record::{InstanceId, Record, Status};
 
@@ -316,7 +316,7 @@ impl Process {
         outcome.lock().expect("told").take().unwrap_or(Err(Error::Closed))?;
         let life = self.lives.remove(&instance).expect("just deleted");
         if let Some(name) = life.lane.discard()? {
-            self.root.trash.remove_tree(&name)?;
+            trash::clear(&self.root, Some(self.stepper.log.writer_id()), &name)?;
         }
         Ok(())
     }
