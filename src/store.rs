@@ -83,7 +83,7 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Full segments that wait for that.
     pub log_segments: usize,
-    /// A checkpoint failed: the log is kept until the store is opened again.
+    /// The last checkpoint failed: the log is kept, and it is tried again.
     pub checkpoint_stalled: bool,
     /// The log failed: the store takes no more writes until it is opened again.
     pub poisoned: bool,

@@ -155,6 +155,9 @@ struct Inner {
     /// While another process is in between, it cannot wait for the one that it interrupts.
     interrupting: bool,
     random: Random,
+    /// Files of which a flush has failed, and one of them that was flushed again.
+    unflushed: HashSet<Inode>,
+    flushed_again: Option<String>,
 }
 
 struct Shared {
@@ -361,6 +364,8 @@ impl Disk {
             interrupt: None,
             interrupting: false,
             random: Random::new(nth + 1),
+            unflushed: HashSet::new(),
+            flushed_again: None,
         };
         let shared = Arc::new(Shared { inner: Mutex::new(inner), unlocked: Condvar::new() });
         MOUNTED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), Arc::clone(&shared));
@@ -405,6 +410,11 @@ impl Disk {
     /// How many operations have failed by the present plan.
     pub(crate) fn fired(&self) -> u64 {
         self.shared.lock().fired
+    }
+
+    /// A file that was flushed again after a flush of it had failed.
+    pub(crate) fn flushed_again(&self) -> Option<String> {
+        self.shared.lock().flushed_again.clone()
     }
 
     /// The disk has room for so many bytes in files, and no more.
@@ -714,6 +724,11 @@ impl Open {
         if is_dir {
             inner.image.sync_names(self.inode);
             return Ok(());
+        }
+        let failed_before =
+            if failed.is_some() { !inner.unflushed.insert(self.inode) } else { inner.unflushed.contains(&self.inode) };
+        if failed_before {
+            inner.flushed_again = Some(self.name.clone());
         }
         let mut random = inner.random.clone();
         if let Some(Node { body: Body::File { durable, pending, .. }, .. }) =

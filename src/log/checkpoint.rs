@@ -1,34 +1,46 @@
 //! The thread that empties the log: files durable first, then the segment goes.
 
-use super::lane::sync_files;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::commit::Line;
+use super::lane::{Lane, sync_files};
+use super::recover::Chain;
+use super::segment;
 use super::service::{Sealed, Shared};
 use super::trash;
-use crate::disk::layout;
+use crate::disk::fs::Lock;
 use crate::disk::lock::Writer;
-use crate::error::Result;
+use crate::disk::{layout, lock};
+use crate::error::{Error, Result};
+use crate::record::InstanceId;
+
+/// Pause before a failed checkpoint is tried again.
+const BACKOFF: Duration = Duration::from_secs(1);
 
 pub(super) fn run(shared: &Shared, writer: &Writer) {
-    while let Some(sealed) = shared.next_sealed() {
-        step(shared, writer, &sealed);
+    while let Some(sealed) = shared.next_sealed(BACKOFF) {
+        step(shared, writer, sealed);
     }
 }
 
 /// Replaces one segment by durable files.
-pub(super) fn step(shared: &Shared, writer: &Writer, sealed: &Sealed) {
-    match checkpoint(shared, writer, sealed) {
+pub(super) fn step(shared: &Shared, writer: &Writer, sealed: Sealed) {
+    let done = if sealed.failed { make_anew(shared, writer, &sealed) } else { make_durable(shared, &sealed) };
+    match done.and_then(|()| remove(shared, writer, sealed.number)) {
         Ok(()) => {
             shared.sealed_done();
             trash::empty(&shared.root, Some(writer.id));
         }
-        // Not tried again: a second fsync of the same file can say yes to bytes that are lost.
-        // The segment stays, and the next opening rewrites the files from it.
-        Err(error) => shared.sealed_failed(error),
+        Err(error) => shared.sealed_failed(error, sealed.covered),
     }
 }
 
-fn checkpoint(shared: &Shared, writer: &Writer, sealed: &Sealed) -> Result<()> {
+/// Makes the files durable that the segment covers.
+fn make_durable(shared: &Shared, sealed: &Sealed) -> Result<()> {
     for (id, lane) in &sealed.covered {
-        match lane.upgrade() {
+        match live(shared, id, lane) {
             Some(lane) => lane.checkpoint()?,
             // Let go since: everything is in the files, whoever owns them by now.
             None => {
@@ -38,8 +50,56 @@ fn checkpoint(shared: &Shared, writer: &Writer, sealed: &Sealed) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// The same, after a failure: what the log has goes into new files. Another fsync of the old ones
+/// could say yes to bytes that are lost.
+fn make_anew(shared: &Shared, writer: &Writer, sealed: &Sealed) -> Result<()> {
+    let mut lines: BTreeMap<InstanceId, Vec<Line>> =
+        sealed.covered.iter().map(|(id, _)| (id.clone(), Vec::new())).collect();
+    for number in lock::segments(&writer.dir)? {
+        let Some(file) = writer.dir.open_file(&layout::journal_segment(number))? else { continue };
+        for line in segment::read(&file)?.commits {
+            if let Some(commit) = &line.commit
+                && let Some(lines) = lines.get_mut(&commit.id)
+            {
+                lines.push(line);
+            }
+        }
+    }
+    for (id, lane) in &sealed.covered {
+        let lines = lines.remove(id).unwrap_or_default();
+        match live(shared, id, lane) {
+            Some(lane) => lane.rewrite(lines)?,
+            None => rewrite_released(shared, id, lines)?,
+        }
+    }
+    Ok(())
+}
+
+/// The present activation of an instance in this process: it may have been let go, and be live again.
+fn live(shared: &Shared, id: &InstanceId, lane: &Weak<Lane>) -> Option<Arc<Lane>> {
+    lane.upgrade().filter(|lane| !lane.is_released()).or_else(|| shared.live_lane(id))
+}
+
+/// An instance that nobody here has live any more. Activations wait meanwhile. Its owner, if another
+/// process has it, is not disturbed: then this fails, and is tried again.
+fn rewrite_released(shared: &Shared, id: &InstanceId, lines: Vec<Line>) -> Result<()> {
+    let _order = shared.root.recovery_lock()?.lock(Lock::Exclusive)?;
+    let dir = match lock::lock_instance(&shared.root, id, false) {
+        Err(Error::NotFound { .. }) => return Ok(()),
+        locked => locked?,
+    };
+    let uid = lines.iter().rev().find_map(|line| line.commit.as_ref()).map(|commit| commit.uid);
+    let Some(uid) = uid else { return Ok(()) };
+    let own = lines.into_iter().filter(|line| line.commit.as_ref().is_some_and(|c| c.uid == uid)).collect();
+    Chain::of(own).anew().apply(&shared.root, id, uid, &dir)
+}
+
+fn remove(shared: &Shared, writer: &Writer, number: u64) -> Result<()> {
     shared.root.instances.sync()?;
-    writer.dir.remove_file(&layout::journal_segment(sealed.number))?;
+    writer.dir.remove_file(&layout::journal_segment(number))?;
     // Before a later one goes: it may hold the deletion of an instance that this one would bring back.
     writer.dir.sync()
 }

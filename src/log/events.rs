@@ -44,6 +44,9 @@ pub(crate) struct Position {
 pub(crate) struct EventWriter {
     position: Position,
     segment_bytes: u64,
+    /// An fsync of the active file has failed. What looks written may not be on disk, and another
+    /// fsync would not say so: the file must be made anew from the commit log.
+    suspect: Option<Error>,
 }
 
 impl EventWriter {
@@ -53,7 +56,7 @@ impl EventWriter {
     }
 
     pub(crate) fn at(position: Position, segment_bytes: u64) -> Self {
-        Self { position, segment_bytes }
+        Self { position, segment_bytes, suspect: None }
     }
 
     pub(crate) fn last_seq(&self) -> u64 {
@@ -105,6 +108,7 @@ impl EventWriter {
         if lines.peek().is_none() {
             return Ok(());
         }
+        self.check()?;
         let dir = instance.ensure_dir(layout::EVENTS)?;
         while lines.peek().is_some() {
             if self.position.offset >= self.segment_bytes {
@@ -148,7 +152,7 @@ impl EventWriter {
     /// Puts the full active file aside, on disk, and begins a new one.
     fn begin_segment(&mut self, dir: &Dir) -> Result<()> {
         if let Some(file) = dir.open_file(layout::EVENT_LOG)? {
-            file.sync_all()?;
+            self.sync_file(&file)?;
             dir.rename(layout::EVENT_LOG, dir, &layout::event_segment(self.position.segment))?;
             dir.sync()?;
         }
@@ -162,12 +166,28 @@ impl EventWriter {
     pub(crate) fn sync(&mut self, instance: &Dir) -> Result<()> {
         let Some(dir) = instance.open_dir(layout::EVENTS)? else { return Ok(()) };
         if let Some(file) = dir.open_file(layout::EVENT_LOG)? {
-            file.sync_all()?;
+            self.sync_file(&file)?;
         }
         dir.sync()?;
         self.position.durable_seq = self.position.last_seq;
         self.position.durable_offset = self.position.offset;
         save_state(&dir, &self.position, Sync::Yes)
+    }
+
+    /// Makes the active file durable, once: a failure is remembered.
+    fn sync_file(&mut self, file: &File) -> Result<()> {
+        self.check()?;
+        file.sync_all().inspect_err(|error| self.suspect = Some(error.clone()))
+    }
+
+    /// Refuses a file that cannot be trusted.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.suspect.clone().map_or(Ok(()), Err)
+    }
+
+    /// The same log, from what is in its files now.
+    pub(crate) fn reload(&self, instance: &Dir, recorded: u64) -> Result<Self> {
+        Self::load(instance, recorded, self.segment_bytes)
     }
 
     /// Writes down where the log stands, for the next opening.

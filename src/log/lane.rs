@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use super::Log;
-use super::commit::Commit;
+use super::commit::{Commit, Line};
 use super::events::EventWriter;
 use super::feed::Feed;
+use super::recover::Chain;
 use super::tail::Tail;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, Locked};
@@ -31,6 +32,8 @@ pub(crate) struct Lane {
     tail: Arc<Tail>,
     /// The batch of its last commit: what is in the files must be on disk in the log before.
     pub(super) batch: AtomicU64,
+    /// Revision of the last commit that was applied in this activation, plus one.
+    applied: AtomicU64,
     pending: Mutex<Pending>,
     files: Mutex<EventWriter>,
     /// The last generation of commits of which one was not applied, plus one; and why.
@@ -83,6 +86,7 @@ impl Lane {
             root,
             tail: log.tail(),
             batch: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
             pending: Mutex::default(),
             files: Mutex::new(files),
             failed: AtomicU64::new(0),
@@ -137,6 +141,7 @@ impl Lane {
             if commit.meta.deleted {
                 *pending = Pending { phase: Phase::Deleted, ..Pending::default() };
             }
+            self.applied.store(commit.meta.revision + 1, Ordering::Release);
             let open = pending.phase == Phase::Open;
             if open {
                 pending.record = Some(Arc::clone(&commit.record));
@@ -222,17 +227,43 @@ impl Lane {
                 self.dir.sync()
             }
             Phase::Deleted => self.move_to_trash().map(drop),
+            // Between the look at it and now.
             Phase::Released => sync_files(&self.dir),
         }
     }
 
+    /// [`Lane::checkpoint`] again, after it has failed: everything into new files, from what the log
+    /// has of the instance. The old ones may be such whose fsync has failed.
+    pub(crate) fn rewrite(&self, mut lines: Vec<Line>) -> Result<()> {
+        let mut files = self.files();
+        if self.is_gone() || self.is_replaced()? {
+            return Ok(());
+        }
+        if self.phase() == Phase::Deleted {
+            return self.move_to_trash().map(drop);
+        }
+        self.tail.ensure(self.batch.load(Ordering::Acquire))?;
+        let applied = self.applied.load(Ordering::Acquire);
+        lines.retain(|line| line.commit.as_ref().is_some_and(|c| c.uid == self.uid && c.revision < applied));
+        Chain::of(lines).anew().apply(&self.root, &self.id, self.uid, &self.dir)?;
+        *files = files.reload(&self.dir, 0)?;
+        Ok(())
+    }
+
     /// The end of the activation: everything into the files, then the lock is let go.
     ///
-    /// When the files cannot be written the lock is kept, and the error says why: the next owner
-    /// must not read files that lack acknowledged commits.
+    /// When the files cannot be written, or the directory of a deleted instance cannot be moved, the
+    /// lock is kept, and the error says why: the next owner must not read files that lack
+    /// acknowledged commits.
     pub(crate) fn release(&self) -> Result<()> {
         let mut files = self.files();
+        if self.phase() == Phase::Deleted {
+            // The deletion stands in the log: nobody may open what is still in its place.
+            self.move_to_trash()?;
+        }
         if self.phase() == Phase::Open && !self.is_gone() {
+            // The next owner would take the file for whole.
+            files.check()?;
             match self.write_pending(&mut files).and_then(|()| files.save(&self.dir, Sync::No)) {
                 Ok(()) | Err(Error::Gone { .. }) => {}
                 Err(e) if !self.is_replaced()? => return Err(e),

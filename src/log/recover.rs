@@ -207,7 +207,7 @@ fn recover_instance(root: &Arc<Root>, id: &InstanceId, remains: Remains, dead: &
 /// Finishes a deletion. A directory whose record is missing or torn (after a power cut) is that of the
 /// deleted instance only if no other life has its record in the log alone (`alone`), and only if the
 /// directory of the deleted one was not moved before.
-fn bury(root: &Arc<Root>, id: &InstanceId, uid: Uuid, alone: bool) -> Result<()> {
+fn bury(root: &Root, id: &InstanceId, uid: Uuid, alone: bool) -> Result<()> {
     let Some(dir) = claim(root, id, false)? else { return Ok(()) };
     let bytes = activate::read_bytes(&dir, &Options::default())?;
     let is_its_own = match bytes.map(|bytes| activate::parse(&dir, id, &bytes)) {
@@ -225,7 +225,7 @@ fn bury(root: &Arc<Root>, id: &InstanceId, uid: Uuid, alone: bool) -> Result<()>
 
 /// Locks the directory for recovery. `None` when it is not there, or when a living process owns it:
 /// that one read the files when they were complete, because this writer was alive then.
-fn claim(root: &Arc<Root>, id: &InstanceId, recreate: bool) -> Result<Option<Locked<Dir>>> {
+pub(super) fn claim(root: &Root, id: &InstanceId, recreate: bool) -> Result<Option<Locked<Dir>>> {
     match lock::lock_instance(root, id, recreate) {
         Ok(dir) => Ok(Some(dir)),
         Err(Error::NotFound { .. }) => Ok(None),
@@ -240,15 +240,17 @@ fn claim(root: &Arc<Root>, id: &InstanceId, recreate: bool) -> Result<Option<Loc
 }
 
 /// The commits of one life of an instance, in order, each once.
-struct Chain {
+pub(super) struct Chain {
     commits: Vec<(CommitMeta, Line)>,
     deleted: bool,
     /// Commits behind the last of these that were lost to damage.
     lost: u64,
+    /// Whether not even a file that is whole may stay: a flush of it has failed.
+    anew: bool,
 }
 
 impl Chain {
-    fn of(lines: Vec<Line>) -> Self {
+    pub(super) fn of(lines: Vec<Line>) -> Self {
         let mut by_order = BTreeMap::new();
         for mut line in lines {
             if let Some(meta) = line.commit.take() {
@@ -257,10 +259,17 @@ impl Chain {
         }
         let commits: Vec<_> = by_order.into_values().collect();
         let deleted = commits.iter().any(|(meta, _)| meta.deleted);
-        Self { commits, deleted, lost: 0 }
+        Self { commits, deleted, lost: 0, anew: false }
     }
 
-    fn apply(&mut self, root: &Arc<Root>, id: &InstanceId, uid: Uuid, dir: &Dir) -> Result<()> {
+    /// Everything goes into new files.
+    pub(super) fn anew(mut self) -> Self {
+        self.anew = true;
+        self
+    }
+
+    /// Brings the files of the instance, whose lock the caller holds, up to these commits, durably.
+    pub(super) fn apply(&self, root: &Root, id: &InstanceId, uid: Uuid, dir: &Dir) -> Result<()> {
         let bytes = activate::read_bytes(dir, &Options::default())?;
         let disk = match bytes.as_deref().map(|bytes| activate::parse(dir, id, bytes)) {
             Some(Err(e @ Error::NewerFormat { .. })) => return Err(e),
@@ -298,15 +307,14 @@ impl Chain {
             Ok(lines) => lines,
             Err(reason) => return block(root, id, &reason),
         };
-        if let Err(error) = reconcile_events(root, id, dir, &lines, record.last_event_seq) {
+        if let Err(error) = reconcile_events(root, id, dir, &lines, record.last_event_seq, self.anew) {
             return match error {
                 Error::Corrupt { reason, .. } => block(root, id, &reason),
                 other => Err(other),
             };
         }
         // In any case into a new file: the old one may be one whose fsync has failed.
-        write_record(dir, &record)?;
-        sync_files(dir)
+        write_record(dir, &record)
     }
 
     /// Whether the files have the commits that the log has lost.
@@ -375,7 +383,14 @@ fn pretty(record: &RawRecord) -> Result<Vec<u8>> {
 /// What stands in the active file behind the last point that is on disk for sure is a tail. It is
 /// compared with the log, and written into a new file together with what the log has more: the old
 /// one may be one whose fsync has failed, and then its bytes look right and are not on disk.
-fn reconcile_events(root: &Root, id: &InstanceId, instance: &Dir, lines: &[EventLine], last: u64) -> Result<()> {
+fn reconcile_events(
+    root: &Root,
+    id: &InstanceId,
+    instance: &Dir,
+    lines: &[EventLine],
+    last: u64,
+    anew: bool,
+) -> Result<()> {
     let dir = match lines.first() {
         Some(_) => instance.ensure_dir(layout::EVENTS)?,
         None => match instance.open_dir(layout::EVENTS)? {
@@ -421,7 +436,7 @@ fn reconcile_events(root: &Root, id: &InstanceId, instance: &Dir, lines: &[Event
             let reason = "the tail of a write that was cut short";
             quarantine::keep(root, id.as_str(), &dir, layout::EVENT_LOG, &rest, Some(end), reason)?;
         }
-        if tail.is_empty() && rest.is_empty() && wanted.peek().is_none() {
+        if tail.is_empty() && rest.is_empty() && wanted.peek().is_none() && !anew {
             return Ok(());
         }
     }

@@ -23,6 +23,8 @@ use crate::record::InstanceId;
 pub(super) struct Sealed {
     pub(super) number: u64,
     pub(super) covered: Vec<(InstanceId, Weak<Lane>)>,
+    /// Whether a try has failed.
+    pub(super) failed: bool,
 }
 
 /// What the threads share.
@@ -43,6 +45,8 @@ pub(super) struct Shared {
     pub(super) batches: AtomicU64,
     pub(super) materialise_failures: AtomicU64,
     pub(super) checkpoints: AtomicU64,
+    checkpoint_failures: AtomicU64,
+    feeds: Mutex<HashMap<InstanceId, Weak<Feed>>>,
 }
 
 #[derive(Default)]
@@ -60,9 +64,13 @@ struct Dirty {
 #[derive(Default)]
 struct SealedQueue {
     segments: VecDeque<Sealed>,
-    /// A checkpoint failed: segments are kept until the store is opened again.
-    stalled: Option<Arc<Error>>,
+    /// Why the last checkpoint failed, until one succeeds.
+    failure: Option<Arc<Error>>,
     closed: bool,
+    /// Segments are left to the next opening.
+    abandoned: bool,
+    /// The try that is made when the log is closed has been given out.
+    last_try: bool,
 }
 
 /// A snapshot of the log's counters.
@@ -75,6 +83,7 @@ pub(crate) struct LogStats {
     pub(crate) materialise_failures: u64,
     pub(crate) checkpoints: u64,
     pub(crate) segments_waiting: usize,
+    pub(crate) checkpoint_failures: u64,
     pub(crate) checkpoint_stalled: bool,
     pub(crate) poisoned: bool,
 }
@@ -83,7 +92,6 @@ pub(crate) struct LogStats {
 pub(crate) struct Log {
     pub(super) shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
-    feeds: Mutex<HashMap<InstanceId, Weak<Feed>>>,
     writer_id: uuid::Uuid,
     writer: Mutex<Option<Arc<Writer>>>,
 }
@@ -133,16 +141,12 @@ impl Log {
             batches: AtomicU64::new(0),
             materialise_failures: AtomicU64::new(0),
             checkpoints: AtomicU64::new(0),
+            checkpoint_failures: AtomicU64::new(0),
+            feeds: Mutex::default(),
         });
         let journal = Journal::new(Arc::clone(&shared), Arc::clone(&writer));
         let writer_id = writer.id;
-        let log = Self {
-            shared,
-            threads: Mutex::new(None),
-            feeds: Mutex::default(),
-            writer_id,
-            writer: Mutex::new(Some(writer)),
-        };
+        let log = Self { shared, threads: Mutex::new(None), writer_id, writer: Mutex::new(Some(writer)) };
         (log, journal)
     }
 
@@ -186,7 +190,7 @@ impl Log {
 
     /// What the followers of an instance share.
     pub(crate) fn feed(&self, id: &InstanceId) -> Arc<Feed> {
-        let mut feeds = lock(&self.feeds);
+        let mut feeds = lock(&self.shared.feeds);
         if let Some(feed) = feeds.get(id).and_then(Weak::upgrade) {
             return feed;
         }
@@ -214,7 +218,8 @@ impl Log {
             materialise_failures: self.shared.materialise_failures.load(Ordering::Relaxed),
             checkpoints: self.shared.checkpoints.load(Ordering::Relaxed),
             segments_waiting: sealed.segments.len(),
-            checkpoint_stalled: sealed.stalled.is_some(),
+            checkpoint_failures: self.shared.checkpoint_failures.load(Ordering::Relaxed),
+            checkpoint_stalled: sealed.failure.is_some(),
             poisoned: self.shared.tail.poison().is_some(),
         }
     }
@@ -239,8 +244,8 @@ impl Log {
         }
         flushed?;
         let sealed = lock(&self.shared.sealed);
-        if let Some(stalled) = &sealed.stalled {
-            return Err(Error::clone(stalled));
+        if let Some(failure) = &sealed.failure {
+            return Err(Error::clone(failure));
         }
         drop(sealed);
         // Everything is in files that are on disk: nobody needs to recover this writer.
@@ -287,8 +292,7 @@ impl Shared {
         queue.closed = true;
         drop(std::mem::take(&mut queue.commits));
         drop(queue);
-        lock(&self.sealed).stalled.get_or_insert(Arc::new(Error::Closed));
-        self.sealed_changed.notify_all();
+        self.abandon_sealed();
     }
 
     /// Everything that is queued, as soon as there is something; empty after `patience`; `None`
@@ -346,46 +350,72 @@ impl Shared {
 
     /// Hands a full segment to the checkpointer.
     pub(super) fn add_sealed(&self, number: u64, covered: Vec<(InstanceId, Weak<Lane>)>) {
-        lock(&self.sealed).segments.push_back(Sealed { number, covered });
+        lock(&self.sealed).segments.push_back(Sealed { number, covered, failed: false });
         self.sealed_changed.notify_all();
     }
 
-    /// The oldest full segment, which stays in the queue until it is gone; `None` when the log is
-    /// closed, and every segment is gone or must be kept.
-    pub(super) fn next_sealed(&self) -> Option<Sealed> {
+    /// The oldest full segment, which stays in the queue until it is gone. One that failed comes
+    /// again after `backoff`, and once more when the log is closed. `None` when it is closed, and
+    /// every segment is gone or must be kept.
+    pub(super) fn next_sealed(&self, backoff: Duration) -> Option<Sealed> {
         let sealed = lock(&self.sealed);
-        let idle = |s: &mut SealedQueue| !s.closed && (s.segments.is_empty() || s.stalled.is_some());
-        let mut sealed = self.sealed_changed.wait_while(sealed, idle).unwrap_or_else(PoisonError::into_inner);
-        if sealed.stalled.is_some() {
+        let idle = |s: &mut SealedQueue| !s.closed && !s.abandoned && s.segments.is_empty();
+        let sealed = self.sealed_changed.wait_while(sealed, idle).unwrap_or_else(PoisonError::into_inner);
+        let failed = |s: &mut SealedQueue| !s.closed && !s.abandoned && s.failure.is_some();
+        let (mut sealed, _) =
+            self.sealed_changed.wait_timeout_while(sealed, backoff, failed).unwrap_or_else(PoisonError::into_inner);
+        let failed = sealed.failure.is_some();
+        if sealed.abandoned || sealed.closed && std::mem::replace(&mut sealed.last_try, failed) {
             return None;
         }
         let next = sealed.segments.front_mut()?;
-        Some(Sealed { number: next.number, covered: std::mem::take(&mut next.covered) })
+        Some(Sealed { number: next.number, covered: std::mem::take(&mut next.covered), failed })
     }
 
     /// The oldest full segment is gone.
     pub(super) fn sealed_done(&self) {
-        lock(&self.sealed).segments.pop_front();
+        let mut sealed = lock(&self.sealed);
+        sealed.segments.pop_front();
+        sealed.failure = None;
+        drop(sealed);
         self.checkpoints.fetch_add(1, Ordering::Relaxed);
         self.sealed_changed.notify_all();
     }
 
     /// The oldest full segment could not be replaced by durable files.
-    pub(super) fn sealed_failed(&self, error: Error) {
-        tracing::error!(%error, "a checkpoint failed: the commit log is kept until the store is opened again");
-        lock(&self.sealed).stalled.get_or_insert(Arc::new(error));
+    pub(super) fn sealed_failed(&self, error: Error, covered: Vec<(InstanceId, Weak<Lane>)>) {
+        tracing::error!(%error, "a checkpoint failed: the commit log is kept, and it is tried again");
+        self.checkpoint_failures.fetch_add(1, Ordering::Relaxed);
+        let mut sealed = lock(&self.sealed);
+        sealed.failure = Some(Arc::new(error));
+        if let Some(oldest) = sealed.segments.front_mut() {
+            oldest.covered = covered;
+        }
+        drop(sealed);
         self.sealed_changed.notify_all();
     }
 
     /// Holds commits back while too many full segments wait.
     pub(super) fn wait_for_checkpoints(&self) -> Result<()> {
         let limit = self.options.log_segments;
-        let full = |s: &mut SealedQueue| s.segments.len() >= limit && s.stalled.is_none();
+        let full = |s: &mut SealedQueue| s.segments.len() >= limit && s.failure.is_none() && !s.abandoned;
         let sealed = self.sealed_changed.wait_while(lock(&self.sealed), full).unwrap_or_else(PoisonError::into_inner);
-        match &sealed.stalled {
+        match &sealed.failure {
             Some(error) if sealed.segments.len() >= limit => Err(Error::clone(error)),
+            _ if sealed.abandoned => Err(Error::Closed),
             _ => Ok(()),
         }
+    }
+
+    /// The activation of an instance that is live in this process.
+    pub(super) fn live_lane(&self, id: &InstanceId) -> Option<Arc<Lane>> {
+        let feed = lock(&self.feeds).get(id).and_then(Weak::upgrade)?;
+        feed.lane().filter(|lane| !lane.is_released())
+    }
+
+    fn abandon_sealed(&self) {
+        lock(&self.sealed).abandoned = true;
+        self.sealed_changed.notify_all();
     }
 
     fn close_sealed(&self) {
@@ -401,9 +431,7 @@ impl Drop for Log {
         self.stop();
         self.shared.close_dirty();
         if lock(&self.threads).is_some() {
-            let error = Error::Closed;
-            lock(&self.shared.sealed).stalled.get_or_insert(Arc::new(error));
-            self.shared.close_sealed();
+            self.shared.abandon_sealed();
         }
     }
 }

@@ -49,10 +49,12 @@ impl Stepper {
     /// Replaces every full segment by durable files, as far as that can be done.
     pub(crate) fn checkpoint(&self) {
         while self.log.stats().segments_waiting > 0
-            && !self.log.stats().checkpoint_stalled
-            && let Some(sealed) = self.log.shared.next_sealed()
+            && let Some(sealed) = self.log.shared.next_sealed(Duration::ZERO)
         {
-            checkpoint::step(&self.log.shared, &self.writer, &sealed);
+            checkpoint::step(&self.log.shared, &self.writer, sealed);
+            if self.log.stats().checkpoint_stalled {
+                break;
+            }
         }
     }
 

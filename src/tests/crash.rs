@@ -39,7 +39,7 @@ fn run(steps: &[Step]) -> Run {
 }
 
 /// Opens what a crash left, and compares it with what may be there.
-fn survey(disk: Disk, facts: &[Fact], end: End, story: &dyn Fn() -> String) {
+pub(super) fn survey(disk: Disk, facts: &[Fact], end: End, story: &dyn Fn() -> String) {
     let disk = Arc::new(disk);
     let world = World::new(&disk, facts.to_vec());
     Process::open(&disk, &world).unwrap_or_else(|e| panic!("{}\n{e}: {e:?}", story()));

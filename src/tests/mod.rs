@@ -5,5 +5,6 @@
 //! disks, with real processes.
 
 mod crash;
+mod errors;
 mod process;
 mod world;

@@ -86,6 +86,8 @@ pub(super) struct Process {
     stepper: Stepper,
     options: Options,
     lives: HashMap<usize, Life>,
+    /// Deleted in the log, and not moved to the trash yet.
+    deleted: HashMap<usize, Arc<Lane>>,
     world: World,
     next: u64,
 }
@@ -111,7 +113,15 @@ impl Process {
         recover::recover(&root, None)?;
         let stepper = Stepper::start(Arc::clone(&root), options())?;
         let next = world.facts().len() as u64 + 1;
-        let mut process = Self { root, stepper, options: options(), lives: HashMap::new(), world: world.clone(), next };
+        let mut process = Self {
+            root,
+            stepper,
+            options: options(),
+            lives: HashMap::new(),
+            deleted: HashMap::new(),
+            world: world.clone(),
+            next,
+        };
         for instance in 0..INSTANCES.len() {
             let moment = process.look(instance)?;
             process.world.note(Fact::Found { instance, moment });
@@ -190,6 +200,7 @@ impl Process {
         if self.lives.contains_key(&instance) {
             return Ok(true);
         }
+        self.bury(instance)?;
         let opened = activate::open(&self.root, &self.stepper.log, &self.options, &id(instance));
         let activated = match opened {
             Err(Error::NotFound { .. }) => return Ok(false),
@@ -238,6 +249,7 @@ impl Process {
         if self.lives.contains_key(&instance) {
             return Ok(());
         }
+        self.bury(instance)?;
         let uid = Uuid::new_v4();
         let activated = match activate::create(&self.root, &self.stepper.log, &self.options, &id(instance), uid) {
             Err(Error::AlreadyExists { .. }) => return Ok(()),
@@ -315,8 +327,20 @@ impl Process {
         self.stepper.commit();
         outcome.lock().expect("told").take().unwrap_or(Err(Error::Closed))?;
         let life = self.lives.remove(&instance).expect("just deleted");
-        if let Some(name) = life.lane.discard()? {
+        self.deleted.insert(instance, Arc::clone(&life.lane));
+        let name = life.lane.discard()?;
+        self.deleted.remove(&instance);
+        if let Some(name) = name {
             trash::clear(&self.root, Some(self.stepper.log.writer_id()), &name)?;
+        }
+        Ok(())
+    }
+
+    /// What the registry does until it works: a deletion that stands in the log is finished.
+    fn bury(&mut self, instance: usize) -> Result<()> {
+        if let Some(lane) = self.deleted.get(&instance) {
+            lane.release()?;
+            self.deleted.remove(&instance);
         }
         Ok(())
     }

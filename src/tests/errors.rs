@@ -1,0 +1,174 @@
+//! A failure of every operation of a run, once and for ever: each has a stated outcome, and nothing
+//! that was acknowledged is lost.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::crash::survey;
+use super::process::{Process, Step};
+use super::world::{End, World};
+use crate::disk::model::{Disk, Fault, Kind, Random, Survives};
+use crate::options::Durability::{Disk as OnDisk, Os};
+
+/// Something of everything that a store does.
+const STEPS: [Step; 24] = [
+    Step::Create(0, OnDisk),
+    Step::Update(0, OnDisk),
+    Step::Append(0, Os),
+    Step::Materialise,
+    Step::Append(0, OnDisk),
+    Step::Create(1, Os),
+    Step::Burst(OnDisk),
+    Step::Run(0),
+    Step::Materialise,
+    Step::Seal,
+    Step::Checkpoint,
+    Step::Checkpoint,
+    Step::Append(0, OnDisk),
+    Step::Burst(Os),
+    Step::Release(1),
+    Step::Append(1, OnDisk),
+    Step::Materialise,
+    Step::Seal,
+    Step::Release(1),
+    Step::Checkpoint,
+    Step::Update(1, OnDisk),
+    Step::Delete(1),
+    Step::Create(1, OnDisk),
+    Step::Release(0),
+];
+
+/// How the runs of one sort of failure went.
+#[derive(Debug, Default)]
+struct Tally {
+    runs: u64,
+    refused: u64,
+    poisoned: u64,
+    survived: u64,
+}
+
+/// Runs the steps again and again, with the first, the second, the third … such operation failing.
+fn fail_everywhere(errno: Errno, for_ever: bool, which: fn(Kind, &str) -> bool) -> Tally {
+    let mut tally = Tally::default();
+    let mut random = Random::new(3);
+    for after in 0.. {
+        let story = || format!("{errno:?} at operation {after}, for ever: {for_ever}");
+        let disk = Arc::new(Disk::new());
+        disk.fail(Some(Fault { after, for_ever, errno, which }));
+        let world = World::new(&disk, Vec::new());
+        let Some(mut process) = open(&disk, &world) else {
+            tally.refused += 1;
+            continue;
+        };
+        let failures = STEPS.iter().filter(|step| process.step(**step).is_err()).count();
+        let fired = disk.fired();
+        disk.fail(None);
+        assert_eq!(disk.flushed_again(), None, "{}: a flush was tried again", story());
+        tally.runs += 1;
+        if process.is_poisoned() {
+            tally.poisoned += 1;
+            let refused =
+                process.step(Step::Create(0, OnDisk)).is_err() | process.step(Step::Update(0, OnDisk)).is_err();
+            assert!(refused, "{}: a poisoned log took a commit", story());
+        } else {
+            // The cause is mended: everything works, and what was pending catches up.
+            for step in [Step::Create(0, OnDisk), Step::Append(0, OnDisk), Step::Update(1, OnDisk)] {
+                process.step(step).unwrap_or_else(|e| panic!("{}: {step:?} after that: {e}", story()));
+            }
+            // A file whose flush has failed is left alone until a checkpoint makes it anew.
+            let _ = process.step(Step::Materialise);
+            process.step(Step::Seal).unwrap_or_else(|e| panic!("{}: a new segment: {e}", story()));
+            process.step(Step::Checkpoint).expect("a step that says nothing");
+            process.step(Step::Checkpoint).expect("a step that says nothing");
+            process.step(Step::Materialise).unwrap_or_else(|e| panic!("{}: the files: {e}", story()));
+            assert_eq!(process.stats().segments_waiting, 0, "{}: the log is not emptied", story());
+            tally.survived += 1;
+        }
+        let (facts, image) = (world.facts(), disk.image());
+        std::mem::forget(process);
+        survey(image.after_kill(), &facts, End::Killed, &story);
+        for survives in [Survives::Nothing, Survives::Everything, Survives::Some] {
+            survey(image.after_power_cut(survives, &mut random), &facts, End::PowerCut, &story);
+        }
+        if fired == 0 {
+            assert_eq!(failures, 0, "a run without a fault");
+            break;
+        }
+    }
+    tally
+}
+
+/// Opens the root; a failure must be a stated one, and leave a root that can be opened.
+fn open(disk: &Arc<Disk>, world: &World) -> Option<Process> {
+    match Process::open(disk, world) {
+        Ok(process) => Some(process),
+        Err(error) => {
+            assert!(error.io_kind().is_some(), "opening: {error}");
+            assert!(disk.fired() > 0, "opening failed by itself: {error}");
+            disk.fail(None);
+            drop(Process::open(disk, world).expect("a root that can be opened once the cause is mended"));
+            None
+        }
+    }
+}
+
+fn show(what: &str, tally: &Tally) {
+    println!("shown: {what}: {tally:?}");
+    assert!(tally.survived > 0, "nothing happened");
+}
+
+fn is_change(kind: Kind, _: &str) -> bool {
+    matches!(kind, Kind::Create | Kind::MakeDir | Kind::Write | Kind::SetLen | Kind::Rename | Kind::Unlink)
+}
+
+fn is_flush(kind: Kind, _: &str) -> bool {
+    matches!(kind, Kind::SyncFile | Kind::SyncDir)
+}
+
+fn is_log(name: &str) -> bool {
+    name.starts_with("journal-")
+}
+
+#[test]
+fn a_change_that_fails_once_is_an_outcome() {
+    show("a change fails once (EIO)", &fail_everywhere(Errno::IO, false, is_change));
+}
+
+#[test]
+fn changes_that_fail_for_ever_are_outcomes() {
+    show("changes fail for ever (ENOSPC)", &fail_everywhere(Errno::NOSPC, true, is_change));
+}
+
+#[test]
+fn a_flush_that_fails_once_is_never_tried_again() {
+    show("a flush fails once (EIO)", &fail_everywhere(Errno::IO, false, is_flush));
+}
+
+#[test]
+fn flushes_that_fail_for_ever_are_outcomes() {
+    show("flushes fail for ever (EIO)", &fail_everywhere(Errno::IO, true, is_flush));
+}
+
+#[test]
+fn reads_that_fail_once_are_outcomes() {
+    let reads = |kind: Kind, _: &str| matches!(kind, Kind::Read | Kind::List | Kind::Open);
+    show("a read fails once (EIO)", &fail_everywhere(Errno::IO, false, reads));
+    show("an opening fails once (EMFILE)", &fail_everywhere(Errno::MFILE, false, |kind, _| kind == Kind::Open));
+}
+
+#[test]
+fn a_failed_write_of_the_log_is_not_applied_and_the_next_works() {
+    let writes = |kind: Kind, name: &str| kind == Kind::Write && is_log(name);
+    let tally = fail_everywhere(Errno::NOSPC, false, writes);
+    assert_eq!(tally.poisoned, 0, "a write that fails poisons nothing: {tally:?}");
+    show("a write of the log fails once (ENOSPC)", &tally);
+}
+
+#[test]
+fn a_failed_flush_of_the_log_poisons() {
+    let flushes = |kind: Kind, name: &str| kind == Kind::SyncFile && is_log(name);
+    let tally = fail_everywhere(Errno::NOSPC, false, flushes);
+    assert!(tally.poisoned > 3, "{tally:?}");
+    show("a flush of the log fails once (ENOSPC)", &tally);
+}
