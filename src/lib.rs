@@ -19,6 +19,7 @@ mod instance;
 pub mod jobs;
 mod kind;
 mod log;
+mod mutants;
 mod options;
 mod record;
 mod root;

@@ -3,6 +3,7 @@
 use super::fs::{Dir, FILE_MODE, File};
 use super::layout;
 use crate::error::Result;
+use crate::mutants::{Protection, without};
 
 /// How sure the caller must be that the new bytes are there after a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,12 @@ pub(crate) fn replace_with(
     sync: Sync,
     write: impl FnOnce(&mut File) -> Result<()>,
 ) -> Result<()> {
+    if without(Protection::Replacement) {
+        let mut file = dir.open_or_create_file(name)?;
+        file.set_len(0)?;
+        write(&mut file)?;
+        return if sync == Sync::Yes { file.sync_all().and_then(|()| dir.sync()) } else { Ok(()) };
+    }
     let mode = dir.stat(name)?.map_or(FILE_MODE, |stat| stat.mode);
     let temporary = layout::temporary(name);
     dir.remove_file(&temporary)?;

@@ -427,6 +427,24 @@ impl Disk {
         self.shared.lock().image.used()
     }
 
+    /// Whether what was to come in between has come.
+    pub(crate) fn interrupted(&self) -> bool {
+        self.shared.lock().interrupt.is_none()
+    }
+
+    /// Flips a bit of one byte of a file, on the disk itself.
+    pub(crate) fn flip(&self, path: &str, at: usize) {
+        let mut inner = self.shared.lock();
+        let found = path.split('/').filter(|name| !name.is_empty()).try_fold(TOP, |dir, name| inner.entry(dir, name));
+        let inode = found.unwrap_or(TOP);
+        if let Some(Node { body: Body::File { now, durable, .. }, .. }) =
+            inner.image.nodes.get_mut(&inode).map(Arc::make_mut)
+        {
+            Arc::make_mut(now)[at] ^= 1;
+            Arc::make_mut(durable)[at] ^= 1;
+        }
+    }
+
     /// Operations so far, of whatever kind.
     pub(crate) fn operations(&self) -> u64 {
         self.shared.lock().operations
@@ -791,8 +809,11 @@ impl Open {
             (None, _) => *cursor,
         };
         if let Some(failed) = failed {
-            // What was written before the failure stays.
-            let part = usize::try_from(inner.random.below(bytes.len() as u64 + 1)).unwrap_or(0);
+            // What was written before the failure stays: a part, or everything.
+            let part = match inner.random.below(3) {
+                0 => bytes.len(),
+                _ => usize::try_from(inner.random.below(bytes.len() as u64 + 1)).unwrap_or(0),
+            };
             if part > 0 {
                 inner.change(self.inode, Change::Write(at, bytes[..part].to_vec()))?;
             }

@@ -11,6 +11,7 @@ use crate::disk::fs::{Dir, Lock, Locked};
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
 use crate::error::{Error, Result};
+use crate::mutants::{Protection, without};
 use crate::options::Options;
 use crate::record::{FORMAT, InstanceId, RawRecord, json};
 
@@ -29,8 +30,13 @@ pub(crate) struct Activated {
 
 /// Locks and reads an existing instance. Blocks.
 pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &InstanceId) -> Result<Activated> {
+    let too_early = match without(Protection::LockThenRead) {
+        true => root.instances.open_dir(id.as_str())?.and_then(|dir| read_bytes(&dir, options).transpose()),
+        false => None,
+    };
     let dir = lock_undisturbed(root, log, id, false)?;
-    let bytes = read_bytes(&dir, options)?
+    let bytes = too_early
+        .map_or_else(|| read_bytes(&dir, options), |bytes| bytes.map(Some))?
         .ok_or_else(|| Error::NotFound { id: id.clone(), root: root.instances.path().to_owned() })?;
     let record = parse(&dir, id, &bytes).map_err(|e| keep(root, id, &dir, layout::RECORD, Some(&bytes), e))?;
     let files = EventWriter::load(&dir, record.last_event_seq, options.event_segment_bytes)

@@ -14,6 +14,7 @@ use crate::disk::fs::Lock;
 use crate::disk::lock::Writer;
 use crate::disk::{layout, lock};
 use crate::error::{Error, Result};
+use crate::mutants::{Protection, without};
 use crate::record::InstanceId;
 
 /// Pause before a failed checkpoint is tried again.
@@ -98,8 +99,10 @@ fn rewrite_released(shared: &Shared, id: &InstanceId, lines: Vec<Line>) -> Resul
 }
 
 fn remove(shared: &Shared, writer: &Writer, number: u64) -> Result<()> {
-    shared.root.instances.sync()?;
+    if !without(Protection::DirectoryFlush) {
+        shared.root.instances.sync()?;
+    }
     writer.dir.remove_file(&layout::journal_segment(number))?;
     // Before a later one goes: it may hold the deletion of an instance that this one would bring back.
-    writer.dir.sync()
+    if without(Protection::SegmentOrder) { Ok(()) } else { writer.dir.sync() }
 }

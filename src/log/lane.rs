@@ -17,6 +17,7 @@ use crate::disk::fs::{Dir, Locked};
 use crate::disk::layout;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
+use crate::mutants::{Protection, without};
 use crate::record::{Document, EventLine, InstanceId};
 
 /// One activation of one instance, shared by its actor, the commit log and the materialiser.
@@ -168,7 +169,10 @@ impl Lane {
             (pending.record.take(), std::mem::take(&mut pending.events))
         };
         let Some(record) = record else { return Ok(()) };
-        let durable = self.tail.ensure(self.batch.load(Ordering::Acquire));
+        let durable = match without(Protection::LogFirst) {
+            true => Ok(()),
+            false => self.tail.ensure(self.batch.load(Ordering::Acquire)),
+        };
         let written = durable.and_then(|()| self.write(files, &*record, &events));
         if written.is_err() {
             if self.is_replaced()? {
@@ -224,7 +228,7 @@ impl Lane {
                 }
                 sync_record(&self.dir)?;
                 files.sync(&self.dir)?;
-                self.dir.sync()
+                if without(Protection::DirectoryFlush) { Ok(()) } else { self.dir.sync() }
             }
             Phase::Deleted => self.move_to_trash().map(drop),
             // Between the look at it and now.

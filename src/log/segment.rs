@@ -11,6 +11,7 @@ use super::tail::Tail;
 use crate::disk::fs::{Dir, FILE_MODE, File};
 use crate::disk::layout;
 use crate::error::{Error, Result};
+use crate::mutants::{Protection, without};
 use crate::record::InstanceId;
 
 /// A segment that is being written.
@@ -108,12 +109,17 @@ impl Segment {
             return Err(Failure::NotApplied(error));
         }
         if let Err(error) = self.file.write_all_at(bytes, self.len) {
+            if without(Protection::TornBytesCut) {
+                return Err(Failure::NotApplied(error));
+            }
             self.filled = self.len;
             let undone = tail.flush_with(|file| file.set_len(self.len).and_then(|()| file.sync_all()));
             return Err(if undone.is_ok() { Failure::NotApplied(error) } else { Failure::Unknown(error) });
         }
         if durable {
-            tail.flush().map_err(Failure::Unknown)?;
+            if !without(Protection::LogFlush) {
+                tail.flush().map_err(Failure::Unknown)?;
+            }
             self.durable = end;
         }
         self.len = end;
@@ -222,7 +228,7 @@ pub(super) fn read(file: &File) -> Result<Contents> {
     let mut batches: Vec<Expected> = Vec::new();
     for Found { offset, lines, damage } in found {
         match damage {
-            Some(damage) if offset >= durable => {
+            Some(damage) if offset >= durable || without(Protection::DamageIsNoTail) => {
                 contents.torn = Some(damage);
                 break;
             }

@@ -151,8 +151,8 @@ impl Log {
     }
 
     #[cfg(test)]
-    pub(super) fn writer(&self) -> Arc<Writer> {
-        lock(&self.writer).clone().expect("a log that is not closed")
+    pub(super) fn writer(&self) -> Result<Arc<Writer>> {
+        lock(&self.writer).clone().ok_or(Error::Closed)
     }
 
     pub(crate) fn writer_id(&self) -> uuid::Uuid {

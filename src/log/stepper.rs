@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::commit::Commit;
 use super::journal::Journal;
 use super::service::Log;
 use super::{checkpoint, materialise};
@@ -21,15 +22,24 @@ impl Stepper {
     pub(crate) fn start(root: Arc<Root>, options: Options) -> Result<Self> {
         let writer = Writer::create(&root)?;
         let (log, journal) = Log::assemble(root, writer, options);
-        let writer = log.writer();
+        let writer = log.writer()?;
         Ok(Self { log, journal, writer })
     }
 
     /// Makes what was submitted durable: one batch.
     pub(crate) fn commit(&mut self) {
-        if let Some(batch) = self.log.shared.next_batch(Duration::ZERO)
-            && !batch.is_empty()
-        {
+        let batch = self.take();
+        self.write(batch);
+    }
+
+    /// What was submitted, in the place of the log's thread.
+    pub(crate) fn take(&self) -> Vec<Commit> {
+        self.log.shared.next_batch(Duration::ZERO).unwrap_or_default()
+    }
+
+    /// Makes a batch durable.
+    pub(crate) fn write(&mut self, batch: Vec<Commit>) {
+        if !batch.is_empty() {
             self.make_room();
             self.journal.commit(batch);
         }

@@ -12,6 +12,7 @@ use crate::disk::atomic::{self, Sync};
 use crate::disk::root::Root;
 use crate::disk::{layout, lock};
 use crate::error::Result;
+use crate::mutants::{Protection, without};
 use crate::record::InstanceId;
 
 /// Largest note of who may hold commits, in bytes.
@@ -48,7 +49,7 @@ pub(crate) fn clear(root: &Root, own: Option<Uuid>, name: &str) -> Result<()> {
         Some(noted) => still_holding(root, noted)?,
         None => holders(root, own)?,
     };
-    if holders.is_empty() {
+    if holders.is_empty() || without(Protection::Tombstones) {
         return root.trash.remove_tree(name);
     }
     for below in dir.names()?.iter().filter(|below| *below != layout::HOLDERS) {

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use super::process::{Process, STEPS, Step};
-use super::world::{Allowed, End, Fact, INSTANCES, World};
+use uuid::Uuid;
+
+use super::world::{Allowed, End, Fact, INSTANCES, Moment, World};
 use crate::disk::model::{Disk, Image, Random, Survives};
 use crate::options::Durability;
+use crate::record::RawRecord;
 
 /// Ways in which a power cut at one moment is tried.
 const SURVIVORS: [Survives; 4] = [Survives::Nothing, Survives::Everything, Survives::Some, Survives::Some];
@@ -38,27 +41,39 @@ fn run(steps: &[Step]) -> Run {
     Run { images, facts }
 }
 
-/// Opens what a crash left, and compares it with what may be there.
-pub(super) fn survey(disk: Disk, facts: &[Fact], end: End, story: &dyn Fn() -> String) {
+/// Opens what a crash left, and compares it with what may be there. Returns what is there.
+pub(super) fn survey(disk: Disk, facts: &[Fact], end: End, story: &dyn Fn() -> String) -> Vec<Option<Moment>> {
     let disk = Arc::new(disk);
     let world = World::new(&disk, facts.to_vec());
     Process::open(&disk, &world).unwrap_or_else(|e| panic!("{}\n{e}: {e:?}", story()));
     let all = world.facts();
-    let found = all.len() - INSTANCES.len();
-    for fact in &all[found..] {
+    let mut moments = Vec::new();
+    for fact in &all[all.len() - INSTANCES.len()..] {
         let Fact::Found { instance, moment } = fact else { panic!("not a finding: {fact:?}") };
         let allowed = Allowed::by(facts, *instance, end);
         if let Err(wrong) = allowed.check(moment.as_ref()) {
             panic!("{}\ninstance {}: {wrong}", story(), INSTANCES[*instance]);
         }
+        moments.push(moment.clone());
     }
+    moments
 }
 
 /// Every crash point of a run, each with a kill and with several power cuts. Returns their number.
 fn crash_everywhere(steps: &[Step], random: &mut Random, deeper: u64) -> u64 {
+    crash_at(steps, random, 100, deeper)
+}
+
+/// Some of the crash points of a run. `deeper` is the part, in percent, in whose recovery there is
+/// another crash.
+pub(super) fn crash_at(steps: &[Step], random: &mut Random, percent: u64, deeper: u64) -> u64 {
     let run = run(steps);
     let mut points = 0;
     for (at, image) in run.images.iter().enumerate() {
+        let seen = look_as_a_reader(image);
+        if !random.chance(percent) {
+            continue;
+        }
         let facts = &run.facts[..image.note];
         let story = |end: &str| format!("{steps:?}, {end} at point {at} of {}", run.images.len());
         survey(image.after_kill(), facts, End::Killed, &|| story("killed"));
@@ -69,11 +84,36 @@ fn crash_everywhere(steps: &[Step], random: &mut Random, deeper: u64) -> u64 {
                 let again = cut.image().after_kill();
                 points += crash_in_recovery(again, facts, random, &|| story("power cut, and again in the recovery"));
             }
-            survey(cut, facts, End::PowerCut, &|| story(&format!("power cut ({survives:?})")));
+            let found = survey(cut, facts, End::PowerCut, &|| story(&format!("power cut ({survives:?})")));
             points += 1;
+            if !steps.contains(&Step::Die) {
+                for (seen, found) in seen.iter().zip(&found) {
+                    assert!(!is_ahead(seen, found), "{}: a reader saw {seen:?}, then there is {found:?}", story("cut"));
+                }
+            }
         }
     }
     points
+}
+
+/// What a reader that takes no lock finds at this moment: whole records.
+fn look_as_a_reader(image: &Image) -> Vec<Option<(Uuid, u64)>> {
+    let files = image.files();
+    let look = |instance: &&str| {
+        let bytes = files.get(&format!("/root/instances/{instance}/instance.json"))?;
+        let record = RawRecord::parse(bytes);
+        let record = record.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(bytes)));
+        Some((record.uid, record.revision))
+    };
+    INSTANCES.iter().map(look).collect()
+}
+
+/// Whether a reader saw what a power cut then took back.
+fn is_ahead(seen: &Option<(Uuid, u64)>, found: &Option<Moment>) -> bool {
+    match (seen, found) {
+        (Some((uid, revision)), Some(found)) => *uid == found.uid && *revision > found.revision,
+        _ => false,
+    }
 }
 
 /// Another power cut, or a kill, in the recovery from the first.
@@ -104,6 +144,23 @@ fn one_instance_through_everything() {
         Step::Update(0, Disk),
         Step::Release(0),
         Step::Delete(0),
+    ];
+    let points = crash_everywhere(&steps, &mut random, 20);
+    println!("shown: {points} crash points");
+}
+
+#[test]
+fn a_deletion_that_is_checkpointed() {
+    use Durability::Disk;
+    let mut random = Random::new(4);
+    let steps = [
+        Step::Create(0, Disk),
+        Step::Seal,
+        Step::Delete(0),
+        Step::Seal,
+        Step::Checkpoint,
+        Step::Create(0, Disk),
+        Step::Materialise,
     ];
     let points = crash_everywhere(&steps, &mut random, 20);
     println!("shown: {points} crash points");

@@ -12,7 +12,7 @@ use crate::disk::model::{Disk, Fault, Kind, Random, Survives};
 use crate::options::Durability::{Disk as OnDisk, Os};
 
 /// Something of everything that a store does.
-const STEPS: [Step; 24] = [
+const STEPS: [Step; 25] = [
     Step::Create(0, OnDisk),
     Step::Update(0, OnDisk),
     Step::Append(0, Os),
@@ -20,6 +20,7 @@ const STEPS: [Step; 24] = [
     Step::Append(0, OnDisk),
     Step::Create(1, Os),
     Step::Burst(OnDisk),
+    Step::Pipeline(0),
     Step::Run(0),
     Step::Materialise,
     Step::Seal,
@@ -61,7 +62,16 @@ fn fail_everywhere(errno: Errno, for_ever: bool, which: fn(Kind, &str) -> bool) 
             tally.refused += 1;
             continue;
         };
-        let failures = STEPS.iter().filter(|step| process.step(**step).is_err()).count();
+        let mut failures = 0;
+        for step in STEPS {
+            let before = disk.fired();
+            failures += u64::from(process.step(step).is_err());
+            // What was refused must not be there, whatever comes now.
+            if disk.fired() > before && disk.fired() <= 3 {
+                let story = || format!("{}, killed after {step:?}", story());
+                survey(disk.image().after_kill(), &world.facts(), End::Killed, &story);
+            }
+        }
         let fired = disk.fired();
         disk.fail(None);
         assert_eq!(disk.flushed_again(), None, "{}: a flush was tried again", story());

@@ -5,6 +5,11 @@
 //! disks, with real processes.
 
 mod crash;
+mod damage;
 mod errors;
+mod full;
+mod mutants;
 mod process;
+mod random;
+mod two_processes;
 mod world;

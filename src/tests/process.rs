@@ -28,6 +28,8 @@ pub(super) enum Step {
     Append(usize, Durability),
     /// Three commits of each live instance in one batch.
     Burst(Durability),
+    /// Two commits, the second handed to the log while the first is being written.
+    Pipeline(usize),
     Run(usize),
     Delete(usize),
     Materialise,
@@ -38,7 +40,7 @@ pub(super) enum Step {
     Die,
 }
 
-pub(super) const STEPS: [Step; 20] = {
+pub(super) const STEPS: [Step; 21] = {
     use Durability::{Disk, Os};
     [
         Step::Create(0, Disk),
@@ -52,6 +54,7 @@ pub(super) const STEPS: [Step; 20] = {
         Step::Append(1, Os),
         Step::Burst(Disk),
         Step::Burst(Os),
+        Step::Pipeline(0),
         Step::Run(0),
         Step::Run(1),
         Step::Delete(0),
@@ -107,13 +110,23 @@ pub(super) fn id(instance: usize) -> InstanceId {
 }
 
 impl Process {
-    /// Opens the root as a store does: recovers, then becomes a writer; notes what it finds.
+    /// Opens the root, and notes what it finds.
     pub(super) fn open(disk: &Disk, world: &World) -> Result<Self> {
+        let mut process = Self::open_without_looking(disk, world)?;
+        for instance in 0..INSTANCES.len() {
+            let moment = process.look(instance)?;
+            process.world.note(Fact::Found { instance, moment });
+        }
+        Ok(process)
+    }
+
+    /// Opens the root as a store does: recovers, then becomes a writer.
+    pub(super) fn open_without_looking(disk: &Disk, world: &World) -> Result<Self> {
         let root = Arc::new(Root::open_or_create(&disk.path().join("root"), false)?);
         recover::recover(&root, None)?;
         let stepper = Stepper::start(Arc::clone(&root), options())?;
         let next = world.facts().len() as u64 + 1;
-        let mut process = Self {
+        Ok(Self {
             root,
             stepper,
             options: options(),
@@ -121,12 +134,7 @@ impl Process {
             deleted: HashMap::new(),
             world: world.clone(),
             next,
-        };
-        for instance in 0..INSTANCES.len() {
-            let moment = process.look(instance)?;
-            process.world.note(Fact::Found { instance, moment });
-        }
-        Ok(process)
+        })
     }
 
     /// Does one step. An error is an outcome; it must be one of those that are allowed.
@@ -138,7 +146,8 @@ impl Process {
         done
     }
 
-    fn attempt(&mut self, step: Step) -> Result<()> {
+    /// Does one step, whatever its outcome.
+    pub(super) fn attempt(&mut self, step: Step) -> Result<()> {
         match step {
             Step::Create(instance, level) => self.create(instance, level),
             Step::Update(instance, level) => self.one(instance, level, 0, true),
@@ -152,6 +161,17 @@ impl Process {
                     }
                 }
                 self.stepper.commit();
+                Ok(())
+            }
+            Step::Pipeline(instance) => {
+                if self.wake(instance)? {
+                    self.submit(instance, Durability::Disk, 1, true, None)?;
+                    let first = self.stepper.take();
+                    self.submit(instance, Durability::Disk, 1, true, None)?;
+                    let second = self.stepper.take();
+                    self.stepper.write(first);
+                    self.stepper.write(second);
+                }
                 Ok(())
             }
             Step::Run(instance) => {
@@ -234,7 +254,7 @@ impl Process {
     }
 
     /// What there is of an instance.
-    fn look(&mut self, instance: usize) -> Result<Option<Moment>> {
+    pub(super) fn look(&mut self, instance: usize) -> Result<Option<Moment>> {
         if !self.wake(instance)? {
             return Ok(None);
         }
@@ -343,6 +363,10 @@ impl Process {
             self.deleted.remove(&instance);
         }
         Ok(())
+    }
+
+    pub(super) fn is_live(&self, instance: usize) -> bool {
+        self.lives.contains_key(&instance)
     }
 
     /// What the log says of itself.
