@@ -242,7 +242,7 @@ async fn a_mode_that_is_too_open_is_a_note() -> TestResult {
 fn the_items_of_a_batch_are_checked() -> TestResult {
     let fief = Fief::new();
     let jobs = fief.write("jobs", "true\ntrue\ntrue\n");
-    fief.ok(["run", "--batch", "nightly", &jobs]);
+    assert_eq!(fief.run(["run", "--batch", "nightly", &jobs]).code, Some(0));
     assert_eq!(findings(&fief), []);
     let path = fief.instance("nightly/workspace/items.jsonl");
     let whole = std::fs::read_to_string(&path)?;
