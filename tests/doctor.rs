@@ -275,6 +275,20 @@ async fn a_strange_file_in_the_directory_of_a_dead_writer_stops_nobody() -> Test
 }
 
 #[tokio::test]
+async fn a_writer_s_directory_that_cannot_be_removed_is_damage() -> TestResult {
+    let fief = healthy().await?;
+    let writer = fief.root.join(".fiefdom/writers/018f4b6e-0000-7000-8000-000000000001");
+    std::fs::create_dir(&writer)?;
+    assert_eq!(only_finding(&fief).0, Severity::Note, "an empty one is removed by the next opening");
+    std::fs::write(writer.join("strange"), "somebody's")?;
+    let (severity, _, _, reason) = only_finding(&fief);
+    assert!(severity == Severity::Damage && reason.contains("strange files"), "{reason}");
+    assert_eq!(doctor(&fief, &["--repair"]).code, Some(1));
+    assert!(writer.join("strange").exists());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_blocked_instance_is_told_and_left_to_a_person() -> TestResult {
     let fief = healthy().await?;
     let path = fief.root.join(".fiefdom/quarantine/a.blocked.json");

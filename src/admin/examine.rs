@@ -227,7 +227,11 @@ impl<'a> Look<'a> {
         let names = dir.names()?;
         let numbers: Vec<u64> = names.iter().filter_map(|n| layout::parse_journal_segment(n)).collect();
         if !names.iter().any(|n| n == layout::WRITER_LOCK) {
-            if numbers.is_empty() {
+            if numbers.is_empty() && !names.is_empty() {
+                let reason = "strange files keep the directory of a dead writer from being removed, and the store from being opened";
+                let repair = "nothing: the files are not ours; move them away";
+                self.found.push(Finding::new(Severity::Damage, &path, reason, repair));
+            } else if numbers.is_empty() {
                 let reason = "the removal of a dead writer was cut short";
                 self.found.push(recovered(Severity::Note, reason, REMOVES_REST));
             } else {
