@@ -278,7 +278,7 @@ impl Finding {
     pub(super) fn of_error(path: &Path, error: &Error, repair: &str) -> Self {
         match error {
             Error::Corrupt { path, offset, reason } => {
-                Self::new(Severity::Damage, path, reason.to_string(), repair).at(*offset)
+                Self::new(Severity::Damage, path, reason.clone(), repair).at(*offset)
             }
             other => Self::new(Severity::Damage, path, other.to_string(), repair),
         }

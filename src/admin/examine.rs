@@ -4,7 +4,7 @@
 //! moment, and again; a finding is what stayed the same each time.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -117,7 +117,7 @@ impl<'a> Look<'a> {
     fn new(root: &'a Root, locked: BTreeSet<u64>) -> Result<Self> {
         let mut look = Self { root, locked, waiting: false, files: 0, live: 0, found: Vec::new() };
         for name in root.writers.names()? {
-            look.waiting |= Uuid::parse_str(&name).is_ok() && !look.is_alive(&name)?;
+            look.waiting |= Uuid::parse_str(&name).is_ok() && !look.is_alive(&name).unwrap_or(true);
         }
         Ok(look)
     }
@@ -163,17 +163,19 @@ impl<'a> Look<'a> {
         }
         if let Unit::Instance(name) = unit {
             let id = InstanceId::new(name).ok();
-            found.iter_mut().for_each(|finding| finding.instance.clone_from(&id));
+            for finding in &mut found {
+                finding.instance.clone_from(&id);
+            }
         }
         found
     }
 
-    fn note(&mut self, path: PathBuf, reason: impl Into<String>, repair: impl Into<String>) {
-        self.found.push(Finding::new(Severity::Note, &path, reason, repair));
+    fn note(&mut self, path: &Path, reason: impl Into<String>, repair: impl Into<String>) {
+        self.found.push(Finding::new(Severity::Note, path, reason, repair));
     }
 
-    fn damage(&mut self, path: PathBuf, offset: Option<u64>, reason: impl Into<String>) {
-        self.found.push(Finding::new(Severity::Damage, &path, reason, BY_HAND).at(offset));
+    fn damage(&mut self, path: &Path, offset: Option<u64>, reason: impl Into<String>) {
+        self.found.push(Finding::new(Severity::Damage, path, reason, BY_HAND).at(offset));
     }
 
     fn check_mode(&mut self, dir: &Dir, name: &str) -> Result<()> {
@@ -181,7 +183,7 @@ impl<'a> Look<'a> {
             && stat.mode & 0o077 != 0
         {
             let reason = format!("other users may use it: its mode is {:04o}", stat.mode);
-            self.note(dir.path_of(name), reason, "nothing; use chmod if that is not meant");
+            self.note(&dir.path_of(name), reason, "nothing; use chmod if that is not meant");
         }
         Ok(())
     }
@@ -196,12 +198,12 @@ impl<'a> Look<'a> {
         for name in root.internal.names()? {
             if name == layout::temporary(layout::FORMAT) {
                 self.note(
-                    root.internal.path_of(&name),
+                    &root.internal.path_of(&name),
                     "a write of format.json was cut short",
                     "nothing; it is harmless",
                 );
             } else if !ours.contains(&name.as_str()) {
-                self.note(root.internal.path_of(&name), "no file of the store has this name", NOT_OURS);
+                self.note(&root.internal.path_of(&name), "no file of the store has this name", NOT_OURS);
             }
         }
         Ok(())
@@ -221,7 +223,7 @@ impl<'a> Look<'a> {
             return Ok(());
         }
         let Ok(id) = Uuid::parse_str(name) else {
-            self.note(path, "no writer has this name", NOT_OURS);
+            self.note(&path, "no writer has this name", NOT_OURS);
             return Ok(());
         };
         let names = dir.names()?;
@@ -236,13 +238,13 @@ impl<'a> Look<'a> {
                 self.found.push(recovered(Severity::Note, reason, REMOVES_REST));
             } else {
                 let reason = "the lock of this writer is missing, and commits of it are there";
-                self.damage(path, None, reason);
+                self.damage(&path, None, reason);
             }
             return Ok(());
         }
         for other in names {
             if other != layout::WRITER_LOCK && layout::parse_journal_segment(&other).is_none() {
-                self.note(dir.path_of(&other), "no file of a writer has this name", NOT_OURS);
+                self.note(&dir.path_of(&other), "no file of a writer has this name", NOT_OURS);
             }
         }
         self.files += 1;
@@ -292,7 +294,7 @@ impl<'a> Look<'a> {
             InstanceId::new(id).is_ok() && uid.strip_prefix('.').is_some_and(|uid| Uuid::parse_str(uid).is_ok())
         };
         if !ours {
-            self.note(path, "no deleted instance has this name", NOT_OURS);
+            self.note(&path, "no deleted instance has this name", NOT_OURS);
         } else if self.root.trash.open_dir(name)?.is_some() {
             let finding =
                 Finding::new(Severity::Note, &path, "a deleted instance was not removed to the end", "remove it");
@@ -319,12 +321,12 @@ impl<'a> Look<'a> {
             } else if name.ends_with(".reason.json") {
                 // Told with the bytes that it stands beside.
             } else if name.starts_with('.') {
-                self.note(path, "a write into the quarantine was cut short", "nothing; it is harmless");
+                self.note(&path, "a write into the quarantine was cut short", "nothing; it is harmless");
             } else {
                 let whole = name.rsplit('.').next().and_then(|crc| u32::from_str_radix(crc, 16).ok());
                 let bytes = file.read_all(u64::MAX - 1)?;
                 if whole.is_some_and(|crc| crc != crc32fast::hash(&bytes)) {
-                    self.damage(path.clone(), None, "these kept bytes are not those that were put there");
+                    self.damage(&path, None, "these kept bytes are not those that were put there");
                 }
                 let beside = format!("{name}.reason.json");
                 let said = match dir.open_file(&beside)? {
@@ -332,7 +334,7 @@ impl<'a> Look<'a> {
                     None => "nothing says why".to_owned(),
                 };
                 let reason = format!("bytes were put aside: {said}");
-                self.note(path, reason, "nothing; remove them when nobody needs them");
+                self.note(&path, reason, "nothing; remove them when nobody needs them");
             }
         }
         Ok(())
@@ -341,7 +343,7 @@ impl<'a> Look<'a> {
     fn entry(&mut self, name: &str) -> Result<()> {
         let root = self.root;
         let Ok(id) = InstanceId::new(name) else {
-            self.note(root.instances.path_of(name), "its name is no id of an instance", NOT_OURS);
+            self.note(&root.instances.path_of(name), "its name is no id of an instance", NOT_OURS);
             return Ok(());
         };
         let Some(dir) = root.instances.open_dir(name)? else { return Ok(()) };
@@ -393,7 +395,7 @@ impl<'a> Look<'a> {
             Ok(None) => {
                 if !live && !self.waiting {
                     let repair = "nothing; a new instance of this id takes it over";
-                    self.note(dir.path().to_owned(), "it has no record: its creation was cut short", repair);
+                    self.note(dir.path(), "it has no record: its creation was cut short", repair);
                 }
                 return Ok(None);
             }
@@ -417,11 +419,11 @@ impl<'a> Look<'a> {
             }
         };
         if let Err(error) = Record::<Value>::check_tags(&record.tags) {
-            self.damage(path.clone(), None, format!("its tags are beyond the limits: {error}"));
+            self.damage(&path, None, format!("its tags are beyond the limits: {error}"));
         }
         if record.status.is_final() != record.ended_at.is_some() {
             let reason = format!("its status is {}, and that does not fit ended_at", record.status.as_str());
-            self.note(path, reason, "nothing; a change of its status corrects it");
+            self.note(&path, reason, "nothing; a change of its status corrects it");
         }
         Ok(Some(record))
     }
@@ -444,7 +446,7 @@ impl<'a> Look<'a> {
         }
         if position.last_seq < recorded {
             let reason = format!("it ends at event {}, and the record knows of {recorded}", position.last_seq);
-            self.damage(path, Some(position.offset), reason);
+            self.damage(&path, Some(position.offset), reason);
             return Ok(());
         }
         if scanned.broken {
@@ -459,7 +461,7 @@ impl<'a> Look<'a> {
         }
         if position.last_seq > recorded {
             let reason = format!("it ends at event {}, and the record knows of {recorded}", position.last_seq);
-            self.note(path, reason, "nothing: lines that were added by hand count");
+            self.note(&path, reason, "nothing: lines that were added by hand count");
         }
         match events {
             Some(events) => self.cache(events, position),
@@ -511,7 +513,7 @@ impl<'a> Look<'a> {
         let workspace = dir.open_dir(layout::WORKSPACE)?;
         let file = workspace.map(|dir| dir.open_file(layout::BATCH_ITEMS)).transpose()?.flatten();
         let Some(file) = file else {
-            self.damage(path, None, format!("it is missing, and the batch has {total} jobs"));
+            self.damage(&path, None, format!("it is missing, and the batch has {total} jobs"));
             return Ok(());
         };
         self.files += 1;
@@ -524,13 +526,13 @@ impl<'a> Look<'a> {
             if id.is_none() {
                 bad += 1;
                 if bad <= FINDINGS_PER_FILE {
-                    self.damage(path.clone(), Some(line.offset), format!("line {count} is no job of a batch"));
+                    self.damage(&path, Some(line.offset), format!("line {count} is no job of a batch"));
                 }
             }
         }
         if count != total || file.len()? != lines.offset {
             self.damage(
-                path,
+                &path,
                 Some(lines.offset),
                 format!("it has {count} whole lines, and the batch has {total} jobs"),
             );
@@ -584,7 +586,7 @@ impl EventFiles {
             scanned.read(look, &file)?;
             if scanned.len > scanned.position.offset {
                 scanned.broken = true;
-                look.damage(file.path().to_owned(), Some(scanned.position.offset), "its last line is not complete");
+                look.damage(file.path(), Some(scanned.position.offset), "its last line is not complete");
             }
         }
         scanned.position.segment = scanned.position.last_seq + 1;
@@ -594,7 +596,7 @@ impl EventFiles {
             scanned.read(look, &file)?;
             let cut_short = scanned.len > scanned.position.offset;
             if cut_short && scanned.broken && !live && !look.waiting {
-                look.damage(file.path().to_owned(), Some(scanned.position.offset), "its last line is not complete");
+                look.damage(file.path(), Some(scanned.position.offset), "its last line is not complete");
             }
         }
         scanned.position.durable_seq = scanned.position.last_seq;
@@ -605,7 +607,7 @@ impl EventFiles {
     fn gap(&mut self, look: &mut Look<'_>, file: &File, offset: u64, found: u64) {
         self.broken = true;
         let reason = format!("event {found} stands where {} is expected", self.position.last_seq + 1);
-        look.damage(file.path().to_owned(), Some(offset), reason);
+        look.damage(file.path(), Some(offset), reason);
     }
 
     /// Reads a file from its beginning. `durable_offset` of the cache is not used: what is damaged is
@@ -634,7 +636,7 @@ impl EventFiles {
                     self.broken = true;
                     if bad <= FINDINGS_PER_FILE {
                         let reason = format!("event {expected} cannot be read: {reason}");
-                        look.damage(file.path().to_owned(), Some(line.offset), reason);
+                        look.damage(file.path(), Some(line.offset), reason);
                     }
                     expected
                 }
