@@ -10,6 +10,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod actors;
+mod admin;
 mod blocking;
 mod disk;
 mod engine;
@@ -29,6 +30,7 @@ mod tests;
 mod view;
 
 pub use actors::transaction::Transaction;
+pub use admin::{Doctor, Finding, Outcome, Repair, Report, Severity};
 pub use error::{BoxError, Error, Owner, Result};
 pub use instance::{Committed, InstanceRef, KeepAwake, Session, SubDir};
 pub use kind::{Instance, NewInstance, Untyped};

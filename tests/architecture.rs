@@ -82,6 +82,12 @@ fn the_layers_point_one_way() {
         &["crate::log", "crate::actors", "crate::engine", "crate::store", "crate::instance", "tokio", "ractor"],
     );
     never_in("log/", &["crate::actors", "crate::engine", "crate::store", "crate::instance", "crate::kind", "ractor"]);
+    never_in(
+        "admin/",
+        &["crate::actors", "crate::engine", "crate::store", "crate::instance::", "crate::jobs", "tokio"],
+    );
+    never_in("log/", &["crate::admin"]);
+    never_in("disk/", &["crate::admin"]);
     never_in("actors/", &["crate::store", "crate::instance", "crate::engine", "crate::view"]);
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Dir {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(super) device: u64,
-    pub(super) inode: u64,
+    pub(crate) inode: u64,
 }
 
 /// What is behind a name.

@@ -56,6 +56,20 @@ pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<
     Err(not_found())
 }
 
+/// The inodes on which this machine has a lock of `flock(2)`, from the kernel's list. For a reader that
+/// must not take a lock to ask for one: even to try would turn others away for a moment. A process in
+/// another container is not in the list.
+pub(crate) fn locked_inodes() -> std::collections::BTreeSet<u64> {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let inode = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let is_flock = words.next() == Some("FLOCK");
+        let place = words.nth(3)?;
+        is_flock.then(|| place.rsplit(':').next()?.parse().ok())?
+    };
+    locks.lines().filter_map(inode).collect()
+}
+
 /// The live writer that holds the lock of a directory: the kernel's list says which process.
 fn owner_of(root: &Root, id: &InstanceId) -> Option<Box<Owner>> {
     let inode = root.instances.stat(id.as_str()).ok()??.identity.inode;

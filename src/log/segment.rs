@@ -165,21 +165,21 @@ impl Segment {
 
 /// What a segment of a dead writer holds.
 #[derive(Default)]
-pub(super) struct Contents {
-    pub(super) header: Option<Header>,
+pub(crate) struct Contents {
+    pub(crate) header: Option<Header>,
     /// The commits, in the order in which they were written.
-    pub(super) commits: Vec<Line>,
+    pub(crate) commits: Vec<Line>,
     /// Bytes of a write that was cut short: they were never acknowledged.
-    pub(super) torn: Option<Damage>,
+    pub(crate) torn: Option<Damage>,
     /// Damage to bytes that were on disk once.
-    pub(super) damaged: Vec<Damage>,
+    pub(crate) damaged: Vec<Damage>,
     /// How many of the last commits of an instance that damage took, if it took any.
-    pub(super) lost: BTreeMap<InstanceId, u64>,
+    pub(crate) lost: BTreeMap<InstanceId, u64>,
 }
 
-pub(super) struct Damage {
-    pub(super) offset: u64,
-    pub(super) reason: String,
+pub(crate) struct Damage {
+    pub(crate) offset: u64,
+    pub(crate) reason: String,
     commit: bool,
 }
 
@@ -203,7 +203,7 @@ struct Found {
 /// have reached the disk in any part: there the first thing that is wrong ends the segment, also
 /// when lines can be read behind it, because they build on what is missing. Before that point it is
 /// damage, and what stands behind it is read all the same.
-pub(super) fn read(file: &File) -> Result<Contents> {
+pub(crate) fn read(file: &File) -> Result<Contents> {
     let mut found = Vec::new();
     let mut lines = Lines::new(file, 0);
     let mut gap = None;
@@ -261,7 +261,7 @@ fn is_blank(bytes: &[u8]) -> bool {
 }
 
 /// The bytes of a file from `offset` on.
-pub(super) fn read_tail(file: &File, offset: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_tail(file: &File, offset: u64) -> Result<Vec<u8>> {
     let len = usize::try_from(file.len()?.saturating_sub(offset)).unwrap_or(usize::MAX);
     let mut tail = vec![0; len];
     let read = file.read_at(&mut tail, offset)?;
@@ -314,7 +314,7 @@ impl Contents {
     }
 
     /// All instances that are mentioned.
-    pub(super) fn ids(&self) -> BTreeSet<InstanceId> {
+    pub(crate) fn ids(&self) -> BTreeSet<InstanceId> {
         let running = self.header.iter().flat_map(|h| h.running.iter());
         let committed = self.commits.iter().filter_map(|line| line.commit.as_ref().map(|c| &c.id));
         running.chain(committed).cloned().collect()

@@ -74,6 +74,9 @@ pub(crate) enum Command {
     Append(Append),
     /// Delete instances with all their files
     Rm(Rm),
+    /// Check every file of the store
+    #[command(after_help = "Exit codes: 0 healthy (there may be notes), 1 damage (left), 5 the root cannot be read")]
+    Doctor(Doctor),
 }
 
 const RUN_HELP: &str = r#"A line of FILE is a shell command, or a JSON object:
@@ -211,6 +214,13 @@ pub(crate) struct Rm {
     /// The instances
     #[arg(required = true)]
     pub(crate) ids: Vec<InstanceId>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Doctor {
+    /// Do what is printed under "Repair"; bytes that are taken away go to the quarantine first
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 fn tag(text: &str) -> Result<(String, String), String> {

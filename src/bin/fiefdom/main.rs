@@ -3,6 +3,7 @@
 //! Everything here goes through the library's public interface.
 
 mod args;
+mod doctor;
 mod edit;
 mod failure;
 mod inspect;
@@ -63,6 +64,7 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Ls(command) => inspect::list(root, out, &command),
         Command::Show(command) => inspect::show(root, out, &command),
         Command::Events(command) => inspect::events(root, out, command).await,
+        Command::Doctor(command) => doctor::doctor(&root, out, &command),
         Command::Logs(command) => inspect::logs(root, out, &command).await,
     }
 }
