@@ -21,16 +21,16 @@ use fiefdom::{
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// Power cuts on each file system; a longer campaign sets `FIEFDOM_TEST_POWER_CUTS`.
-const POWER_CUTS: u64 = 250;
+const POWER_CUTS: u64 = 150;
 
 /// Cuts before a new root is begun, so that the making of one is cut too.
 const CUTS_PER_ROOT: u64 = 12;
 
 /// Longest life of a writer.
-const LIFE: Duration = Duration::from_millis(80);
+const LIFE: Duration = Duration::from_millis(200);
 
-/// Longest life of one in three, which is about what opening the root takes.
-const SHORT_LIFE: Duration = Duration::from_millis(25);
+/// Longest life of one in three once it begins to open the root, which takes about that long.
+const OPENING: Duration = Duration::from_millis(12);
 
 /// Commits of one counter that a writer has under way at once.
 const BURST: u64 = 8;
@@ -256,6 +256,12 @@ impl Disk {
     }
 }
 
+/// How long a writer lives: from its start, or from when it begins to open the root.
+enum Length {
+    Whole(Duration),
+    Opening(Duration),
+}
+
 /// A writer, and what it has said so far. It does not outlive this.
 struct Writer {
     process: Child,
@@ -285,10 +291,21 @@ impl Writer {
         }
     }
 
-    fn live(&mut self, length: Duration) -> TestResult {
+    fn live(&mut self, length: Length) -> TestResult {
+        const A_MOMENT: Duration = Duration::from_micros(300);
+        let length = match length {
+            Length::Whole(length) => length,
+            Length::Opening(length) => {
+                while !self.said.windows(7).any(|word| word == b"opening") {
+                    std::thread::sleep(A_MOMENT);
+                    self.listen()?;
+                }
+                length
+            }
+        };
         let end = Instant::now() + length;
         while Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(2).min(end.saturating_duration_since(Instant::now())));
+            std::thread::sleep(A_MOMENT.min(end.saturating_duration_since(Instant::now())));
             self.listen()?;
         }
         Ok(())
@@ -356,7 +373,7 @@ struct Tally {
 fn live_and_lose_power(
     disk: &mut Disk,
     root: &Path,
-    (life, length): (u64, Duration),
+    (life, length): (u64, Length),
     both_levels: bool,
     tally: &mut Tally,
 ) -> TestResult<Vec<String>> {
@@ -374,7 +391,8 @@ fn live_and_lose_power(
     let cut_while_opening = has("opening") && !has("opened");
     tally.in_creation += u64::from(cut_while_opening && fresh);
     tally.in_recovery += u64::from(cut_while_opening && dead);
-    tally.acknowledged += said.iter().filter(|line| line.starts_with("counted") || line.starts_with("deleted")).count() as u64;
+    tally.acknowledged +=
+        said.iter().filter(|line| line.starts_with("counted") || line.starts_with("deleted")).count() as u64;
     Ok(said)
 }
 
@@ -395,8 +413,9 @@ async fn cut_the_power(file_system: &str, both_levels: bool, cuts: u64) -> TestR
         let mut model = Model::default();
         for nth in 1..=CUTS_PER_ROOT.min(cuts - life) {
             life += 1;
-            let longest = if nth == 1 || random.below(3) == 0 { SHORT_LIFE } else { LIFE };
-            let length = Duration::from_micros(random.below(u64::try_from(longest.as_micros())?));
+            let mut below = |longest: Duration| Duration::from_micros(random.below(longest.as_micros() as u64));
+            let length =
+                if nth == 1 || life % 3 == 0 { Length::Opening(below(OPENING)) } else { Length::Whole(below(LIFE)) };
             for known in model.0.values_mut() {
                 known.lives += 1;
             }
