@@ -8,12 +8,11 @@ mod common;
 
 use std::collections::HashMap;
 use std::io::Read as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::disks::{LoopDevice, Mount, Random, campaign, image_dir, missing, skip, text, tool};
+use common::disks::{LoopDevice, Mount, Random, campaign, forget_the_boot, image_dir, missing, skip, text, tool};
 use common::{Count, Counter, TestResult, id, options};
 use fiefdom::{
     Durability, Error, Filter, InstanceRef, NewInstance, Options, Status, Store, Transaction, Untyped, View,
@@ -36,9 +35,6 @@ const OPENING: Duration = Duration::from_millis(12);
 const BURST: u64 = 8;
 
 const COUNTERS: [&str; 4] = ["c0", "c1", "c2", "c3"];
-
-/// A boot that this system never had. It has the length of every boot id.
-const OTHER_BOOT: &str = "00000000-0000-4000-8000-000000000000";
 
 /// Everything is small, so that in a short life segments fill, logs rotate, checkpoints happen, and
 /// instances have to make room for others.
@@ -328,34 +324,6 @@ impl Drop for Writer {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Makes the logs that dead writers left look like those of an earlier boot, as they do after a real
-/// power cut. A header that is not whole stays so. Returns how many there were.
-fn forget_the_boot(root: &Path) -> TestResult<u64> {
-    const CRC: usize = 8;
-    const KEY: &[u8] = b"\"boot_id\":\"";
-    let Ok(writers) = std::fs::read_dir(root.join(".fiefdom/writers")) else { return Ok(0) };
-    let mut changed = 0;
-    for writer in writers {
-        for file in std::fs::read_dir(writer?.path())? {
-            let path = file?.path();
-            let bytes = std::fs::read(&path)?;
-            let Some(mut line) = bytes.split(|byte| *byte == b'\n').next().map(<[u8]>::to_vec) else { continue };
-            let Some(at) = line.windows(KEY.len()).position(|part| part == KEY).map(|at| at + KEY.len()) else {
-                continue;
-            };
-            if line[..CRC] != *format!("{:08x}", crc32fast::hash(&line[CRC + 1..])).as_bytes() {
-                continue;
-            }
-            line[at..at + OTHER_BOOT.len()].copy_from_slice(OTHER_BOOT.as_bytes());
-            let crc = format!("{:08x}", crc32fast::hash(&line[CRC + 1..]));
-            line[..CRC].copy_from_slice(crc.as_bytes());
-            std::fs::OpenOptions::new().write(true).open(&path)?.write_all_at(&line, 0)?;
-            changed += 1;
-        }
-    }
-    Ok(changed)
 }
 
 /// What a campaign did.
