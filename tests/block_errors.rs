@@ -30,12 +30,15 @@ const FOREVER: Duration = Duration::from_secs(3600);
 struct Faults {
     writes: AtomicBool,
     flushes: AtomicBool,
+    /// Only the next one is refused, and what is tried again goes through.
+    once: AtomicBool,
     refused: AtomicU64,
 }
 
 impl Faults {
     fn refuse(&self, which: &AtomicBool) -> bool {
-        let refuse = which.load(Ordering::SeqCst);
+        let once = self.once.load(Ordering::SeqCst);
+        let refuse = if once { which.swap(false, Ordering::SeqCst) } else { which.load(Ordering::SeqCst) };
         self.refused.fetch_add(u64::from(refuse), Ordering::SeqCst);
         refuse
     }
@@ -324,11 +327,14 @@ impl Drop for Subject {
     }
 }
 
-/// Opens the root and compares: `a` may have one commit more, whose outcome was unknown.
-async fn assert_begun(root: &Path, unknown: u64) -> TestResult {
+/// Opens the root and compares each instance with what was acknowledged: `a` may have one commit
+/// more, when the outcome of one was unknown.
+async fn assert_there(root: &Path, acknowledged: &[(&str, u64)], unknown: u64) -> TestResult {
     let store = Store::open(root, Untyped).await?;
-    for (name, acknowledged, most) in [("a", 3, 3 + unknown), ("b", 1, 1)] {
-        let record = store.get(&id(name)).await?.record().await?;
+    for (name, acknowledged) in acknowledged.iter().copied() {
+        let most = acknowledged + if name == "a" { unknown } else { 0 };
+        let found = store.get(&id(name)).await.map_err(|error| format!("{name} of {acknowledged}: {error}"))?;
+        let record = found.record().await?;
         let value = record.state["value"].as_u64().ok_or("no value")?;
         assert!((acknowledged..=most).contains(&value), "{name} is at {value}, {acknowledged} was acknowledged");
         assert_eq!(record.last_event_seq, value, "{name}: half a commit");
@@ -336,7 +342,7 @@ async fn assert_begun(root: &Path, unknown: u64) -> TestResult {
         let counted = events.iter().map(fiefdom::Event::data_as::<u64>).collect::<Result<Vec<_>, _>>()?;
         assert_eq!(counted, (1..=value).collect::<Vec<_>>(), "{name}");
         // The store works again.
-        store.get(&id(name)).await?.append("after", ()).await?;
+        found.append("after", ()).await?;
     }
     store.shutdown().await?;
     Ok(())
@@ -344,53 +350,77 @@ async fn assert_begun(root: &Path, unknown: u64) -> TestResult {
 
 /// The flush of a commit fails: it is unknown, nothing more is taken, and what was acknowledged is
 /// still read.
-fn poison(disk: &BadDisk, which: impl Fn(&Faults) -> &AtomicBool) -> TestResult {
-    let mut subject = Subject::start(&disk.root())?;
-    subject.begin()?;
-    which(&disk.faults).store(true, Ordering::SeqCst);
+fn poison(disk: &BadDisk, subject: &mut Subject, which: Which, once: bool) -> TestResult {
+    let fault = which(&disk.faults);
+    disk.faults.once.store(once, Ordering::SeqCst);
+    fault.store(true, Ordering::SeqCst);
     assert_eq!(subject.tell("commit a")?, "unknown");
     // A disk that works again changes nothing: the pages of the failed flush may be gone.
-    which(&disk.faults).store(false, Ordering::SeqCst);
+    fault.store(false, Ordering::SeqCst);
     assert_eq!(subject.tell("commit a")?, "poisoned");
     assert_eq!(subject.tell("commit b")?, "poisoned");
-    which(&disk.faults).store(true, Ordering::SeqCst);
+    disk.faults.once.store(false, Ordering::SeqCst);
+    fault.store(true, Ordering::SeqCst);
     assert_eq!(subject.tell("read a")?, "ok 3");
     assert_eq!(subject.tell("read b")?, "ok 1");
     assert_eq!(subject.tell("shutdown")?, "poisoned");
     Ok(())
 }
 
+type Which = fn(&Faults) -> &AtomicBool;
+
+async fn poison_and_recover(what: &str, which: Which) -> TestResult {
+    for once in [false, true] {
+        let Some(mut disk) = bad_disk()? else { return Ok(()) };
+        let mut subject = Subject::start(&disk.root())?;
+        subject.begin()?;
+        poison(&disk, &mut subject, which, once)?;
+        drop(subject);
+        disk.mend()?;
+        forget_the_boot(&disk.root())?;
+        assert_there(&disk.root(), &[("a", 3), ("b", 1)], 1).await?;
+        let refused = disk.faults.refused.load(Ordering::SeqCst);
+        let how = if once { "once, then again" } else { "from then on" };
+        println!("shown: {what} refused {how} ({refused} refused), unknown, then poisoned, 0 lost");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_block_write_that_fails_poisons_the_writer_and_loses_nothing_acknowledged() -> TestResult {
-    let Some(mut disk) = bad_disk()? else { return Ok(()) };
-    poison(&disk, |faults| &faults.writes)?;
-    disk.mend()?;
-    forget_the_boot(&disk.root())?;
-    assert_begun(&disk.root(), 1).await
+    poison_and_recover("block writes", |faults| &faults.writes).await
 }
 
 #[tokio::test]
 async fn a_block_flush_that_fails_poisons_the_writer_and_loses_nothing_acknowledged() -> TestResult {
-    let Some(mut disk) = bad_disk()? else { return Ok(()) };
-    poison(&disk, |faults| &faults.flushes)?;
-    disk.mend()?;
-    forget_the_boot(&disk.root())?;
-    assert_begun(&disk.root(), 1).await
+    poison_and_recover("flushes", |faults| &faults.flushes).await
 }
 
 #[tokio::test]
+#[ignore = "shows a bug: in the same boot a directory that never reached the disk counts as removed by somebody"]
 async fn a_disk_that_fails_and_is_mounted_again_without_a_reboot_loses_nothing_acknowledged() -> TestResult {
     let Some(mut disk) = bad_disk()? else { return Ok(()) };
-    poison(&disk, |faults| &faults.writes)?;
+    let mut subject = Subject::start(&disk.root())?;
+    assert_eq!(subject.tell("create a")?, "ok 0");
+    // Filler is written ahead: the flushes behind it bring no directory to the disk.
+    for nth in 1..=100 {
+        assert_eq!(subject.tell("commit a")?, format!("ok {nth}"));
+    }
+    assert_eq!(subject.tell("create b")?, "ok 0");
+    assert_eq!(subject.tell("commit b")?, "ok 1");
+    disk.faults.writes.store(true, Ordering::SeqCst);
+    assert_eq!(subject.tell("commit a")?, "unknown");
+    drop(subject);
     disk.mend()?;
-    assert_begun(&disk.root(), 1).await
+    assert_there(&disk.root(), &[("a", 100), ("b", 1)], 1).await?;
+    println!("shown: a failed disk mounted again in the same boot, 101 acknowledged commits, 0 lost");
+    Ok(())
 }
 
 #[tokio::test]
 async fn files_that_cannot_be_flushed_keep_the_log_and_the_commits_stand() -> TestResult {
-    for which in
-        [|faults: &Faults| &faults.writes, |faults: &Faults| &faults.flushes] as [fn(&Faults) -> &AtomicBool; 2]
-    {
+    let kinds: [(&str, Which); 2] = [("block writes", |faults| &faults.writes), ("flushes", |faults| &faults.flushes)];
+    for (what, which) in kinds {
         let Some(mut disk) = bad_disk()? else { return Ok(()) };
         let mut subject = Subject::start(&disk.root())?;
         subject.begin()?;
@@ -401,7 +431,8 @@ async fn files_that_cannot_be_flushed_keep_the_log_and_the_commits_stand() -> Te
         drop(subject);
         disk.mend()?;
         forget_the_boot(&disk.root())?;
-        assert_begun(&disk.root(), 0).await?;
+        assert_there(&disk.root(), &[("a", 3), ("b", 1)], 0).await?;
+        println!("shown: {what} refused in a checkpoint, the log kept, 0 lost");
     }
     Ok(())
 }
