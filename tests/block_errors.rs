@@ -417,18 +417,32 @@ async fn a_disk_that_fails_and_is_mounted_again_without_a_reboot_loses_nothing_a
     Ok(())
 }
 
+/// Whether a writer has left a segment of its log.
+fn has_log(root: &Path) -> TestResult<bool> {
+    for writer in std::fs::read_dir(root.join(".fiefdom/writers"))? {
+        for file in std::fs::read_dir(writer?.path())? {
+            if file?.path().extension().is_some_and(|extension| extension == "log") {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 #[tokio::test]
 async fn files_that_cannot_be_flushed_keep_the_log_and_the_commits_stand() -> TestResult {
     let kinds: [(&str, Which); 2] = [("block writes", |faults| &faults.writes), ("flushes", |faults| &faults.flushes)];
-    for (what, which) in kinds {
+    for ((what, which), once) in kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
         let Some(mut disk) = bad_disk()? else { return Ok(()) };
         let mut subject = Subject::start(&disk.root())?;
         subject.begin()?;
         // The log is on disk; what is left is to bring the files there.
+        disk.faults.once.store(once, Ordering::SeqCst);
         which(&disk.faults).store(true, Ordering::SeqCst);
         let said = subject.tell("shutdown")?;
         assert!(said.starts_with("error Io"), "{said}");
         drop(subject);
+        assert!(has_log(&disk.root())?, "{what}: the log went before the files were on disk");
         disk.mend()?;
         forget_the_boot(&disk.root())?;
         assert_there(&disk.root(), &[("a", 3), ("b", 1)], 0).await?;
