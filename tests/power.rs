@@ -91,7 +91,7 @@ async fn keep_counting(store: Store<Counter>, name: &'static str, both_levels: b
         // Calls that are made at once have no order among them.
         let mut values: Vec<u64> = burst.into_iter().map(|committed| committed.value).collect();
         values.sort_unstable();
-        for value in values.into_iter().filter(|value| !both_levels || value % 2 == 0) {
+        for value in values.into_iter().filter(|value| !both_levels || value.is_multiple_of(2)) {
             println!("counted {name} {value}");
         }
     }
@@ -381,9 +381,14 @@ async fn cut_the_power(file_system: &str, both_levels: bool, cuts: u64) -> TestR
         let mut model = Model::default();
         for nth in 1..=CUTS_PER_ROOT.min(cuts - life) {
             life += 1;
-            let mut below = |longest: Duration| Duration::from_micros(random.below(longest.as_micros() as u64));
-            let length =
-                if nth == 1 || life % 3 == 0 { Length::Opening(below(OPENING)) } else { Length::Whole(below(LIFE)) };
+            let mut below = |longest: Duration| {
+                Duration::from_micros(random.below(u64::try_from(longest.as_micros()).unwrap_or(u64::MAX)))
+            };
+            let length = if nth == 1 || life.is_multiple_of(3) {
+                Length::Opening(below(OPENING))
+            } else {
+                Length::Whole(below(LIFE))
+            };
             for known in model.0.values_mut() {
                 known.lives += 1;
             }
