@@ -253,6 +253,7 @@ impl Disk {
 }
 
 /// How long a writer lives: from its start, or from when it begins to open the root.
+#[derive(Clone, Copy)]
 enum Length {
     Whole(Duration),
     Opening(Duration),
