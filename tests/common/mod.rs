@@ -1,6 +1,8 @@
 //! What the test files share.
 #![allow(dead_code, missing_docs)]
 
+pub(crate) mod disks;
+
 use std::time::{Duration, Instant};
 
 use fiefdom::{BoxError, Instance, InstanceId, NewInstance, Options};
