@@ -115,7 +115,9 @@ impl Drop for Worker {
 /// An error in a word or two, with what the system said.
 pub(crate) fn word(error: &Error) -> String {
     match error {
-        Error::Locked { owner, .. } => owner.as_ref().map_or("locked".into(), |o| format!("locked {} {}", o.pid, o.host)),
+        Error::Locked { owner, .. } => {
+            owner.as_ref().map_or("locked".into(), |o| format!("locked {} {}", o.pid, o.host))
+        }
         Error::AlreadyExists { .. } => "exists".into(),
         Error::NotFound { .. } => "not-found".into(),
         Error::NotApplied { reason, .. } => format!("not-applied {}", word(reason)),
