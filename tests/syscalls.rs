@@ -376,3 +376,354 @@ async fn a_recovery_killed_at_any_system_call_is_repeated_with_the_same_result()
     println!("shown: {kills} kills at system calls of a recovery, 0 acknowledged commits lost");
     Ok(())
 }
+
+/// A worker with `a` live at value 2 on a root at rest, and one of its threads under strace.
+struct Faulty {
+    root: tempfile::TempDir,
+    worker: Worker,
+    strace: Strace,
+}
+
+impl Faulty {
+    fn new(settings: &str, before: &[&str], thread: &str, expressions: &[&str]) -> TestResult<Self> {
+        let root = tempfile::tempdir()?;
+        let mut worker = Worker::start()?;
+        worker.open(root.path(), settings)?;
+        for command in ["create a", "count a", "count a"].iter().chain(before) {
+            worker.must(command)?;
+        }
+        let strace = Strace::attach(&[worker.threads()?[thread]], expressions)?;
+        Ok(Self { root, worker, strace })
+    }
+
+    /// Lets the thread go on undisturbed; the faults must have struck.
+    fn heal(self) -> TestResult<(tempfile::TempDir, Worker, Vec<String>)> {
+        let trace = self.strace.end()?;
+        assert!(strace::fired(&trace) > 0, "the fault did not strike: {trace:#?}");
+        Ok((self.root, self.worker, trace))
+    }
+}
+
+/// After the death of the worker: the counter stands at `value`, and goes on.
+async fn stands_at(root: &Path, worker: Worker, value: u64) -> TestResult {
+    worker.kill()?;
+    let store = Store::open(root, Counter).await?;
+    let record = store.get(&id("a")).await?.record().await?;
+    assert_eq!((record.state.value, record.last_event_seq, record.revision), (value, value, value));
+    assert_eq!(store.view().events(&id("a"), 1)?.len() as u64, value);
+    store.shutdown().await?;
+    Ok(())
+}
+
+const ERRNOS: [(&str, i32); 4] = [("ENOSPC", 28), ("EIO", 5), ("EDQUOT", 122), ("EFBIG", 27)];
+
+#[tokio::test]
+async fn a_log_write_that_fails_is_a_commit_not_applied_and_the_next_one_works() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    for (name, errno) in ERRNOS {
+        // Within the filler there is one write; beyond it a second one tries without filler.
+        for before in [&[][..], &["count-many a 40"]] {
+            let inject = format!("inject=pwrite64:error={name}:when=1..2");
+            let trace = "trace=pwrite64,ftruncate,fsync,fdatasync";
+            let mut faulty = Faulty::new(QUIET, before, JOURNAL, &[trace, &inject])?;
+            let value = 2 + if before.is_empty() { 0 } else { 40 };
+            let mut failed = 0;
+            loop {
+                let answer = faulty.worker.ask("count a")?;
+                if answer.starts_with("ok") {
+                    break;
+                }
+                assert_eq!(answer, format!("not-applied errno {errno}"));
+                failed += 1;
+                assert_eq!(faulty.worker.must("get a")?, value.to_string(), "memory is at the committed state");
+            }
+            assert!((1..=2).contains(&failed), "{failed} commits failed");
+            assert_eq!(faulty.worker.must("count a")?, (value + 2).to_string());
+            let (root, worker, trace) = faulty.heal()?;
+            let after: Vec<_> = trace.iter().skip_while(|line| !line.contains("(INJECTED)")).collect();
+            assert!(after.iter().any(|line| line.starts_with("ftruncate")), "the torn bytes are cut off: {after:#?}");
+            stands_at(root.path(), worker, value + 2).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The commit behind a failed one in the same moment was computed on a state that never was.
+#[tokio::test]
+async fn a_first_log_segment_that_cannot_be_made_is_a_commit_not_applied() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    for (name, errno) in [("EMFILE", 24), ("ENFILE", 23), ("EACCES", 13), ("EROFS", 30), ("ENOSPC", 28)] {
+        let root = tempfile::tempdir()?;
+        let mut worker = Worker::start()?;
+        worker.open(root.path(), QUIET)?;
+        let inject = format!("inject=openat:error={name}:when=1");
+        let strace = Strace::attach(&[worker.threads()?[JOURNAL]], &["trace=openat", &inject])?;
+        assert_eq!(worker.ask("create a")?, format!("not-applied errno {errno}"));
+        assert!(!root.path().join("instances/a").exists(), "nothing is left behind");
+        worker.must("create a")?;
+        worker.must("count a")?;
+        assert!(strace::fired(&strace.end()?) > 0);
+        stands_at(root.path(), worker, 1).await?;
+    }
+    Ok(())
+}
+
+/// Calls that make something durable in the log of the traced thread, and the name of the file.
+fn syncs(trace: &[String]) -> Vec<&String> {
+    let sync = |line: &&String| line.starts_with("fdatasync(") || line.starts_with("fsync(");
+    trace.iter().filter(sync).filter(|line| line.contains("/journal-")).collect()
+}
+
+#[tokio::test]
+async fn a_flush_of_the_log_that_fails_is_unknown_then_poison_and_never_tried_again() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    for (name, errno) in [("EIO", 5), ("ENOSPC", 28)] {
+        let inject = format!("inject=fdatasync:error={name}:when=1");
+        let mut faulty = Faulty::new(QUIET, &[], JOURNAL, &["trace=fsync,fdatasync", &inject])?;
+        assert_eq!(faulty.worker.ask("count a")?, format!("unknown errno {errno}"));
+        for _ in 0..3 {
+            assert_eq!(faulty.worker.ask("count a")?, format!("not-applied poisoned errno {errno}"));
+        }
+        assert_eq!(faulty.worker.must("get a")?, "2", "what is durable can be read");
+        assert_eq!(faulty.worker.must("stats")?, "0 false true");
+        // Another process is not affected.
+        let mut other = Worker::start()?;
+        other.open(faulty.root.path(), "")?;
+        other.must("create b")?;
+        other.must("count b")?;
+        assert_eq!(faulty.worker.ask("shutdown")?, format!("poisoned errno {errno}"));
+        let (root, worker, trace) = faulty.heal()?;
+        assert_eq!(syncs(&trace).len(), 1, "the failed one and no other: {trace:#?}");
+        worker.kill()?;
+        let value: u64 = other.must("get a")?.parse()?;
+        assert!((2..=3).contains(&value), "applied or not");
+        assert_eq!(other.must("count a")?, (value + 1).to_string());
+        stands_at(root.path(), other, value + 1).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failed_flush_is_not_tried_again_for_commits_at_the_lower_level_either() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    let expressions = ["trace=fsync,fdatasync", "inject=fdatasync:error=EIO:when=1"];
+    let mut faulty = Faulty::new(QUIET, &["count-os a"], JOURNAL, &expressions)?;
+    assert_eq!(faulty.worker.ask("count a")?, "unknown errno 5");
+    assert_eq!(faulty.worker.ask("shutdown")?, "poisoned errno 5");
+    let (_root, _worker, trace) = faulty.heal()?;
+    assert_eq!(syncs(&trace).len(), 1, "the failed one and no other: {trace:#?}");
+    Ok(())
+}
+
+/// When the torn bytes cannot be cut off either, nobody knows what is there.
+#[tokio::test]
+async fn a_failed_write_that_cannot_be_undone_is_unknown() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    let write = "inject=pwrite64:error=EIO:when=1..2";
+    for undo in ["inject=ftruncate:error=EIO:when=1", "inject=fsync:error=EIO:when=1"] {
+        let expressions = ["trace=pwrite64,ftruncate,fsync,fdatasync", write, undo];
+        let mut faulty = Faulty::new(QUIET, &[], JOURNAL, &expressions)?;
+        let mut answer = faulty.worker.ask("count a")?;
+        if answer == "ok 3" {
+            answer = faulty.worker.ask("count a")?;
+        }
+        assert_eq!(answer, "unknown errno 5", "{undo}");
+        assert_eq!(faulty.worker.ask("count a")?, "not-applied poisoned errno 5");
+        let (root, worker, _) = faulty.heal()?;
+        stands_at(root.path(), worker, 2).await?;
+    }
+    Ok(())
+}
+
+/// Every `openat` and `mkdirat` of an operation fails once, in one way after another, until the
+/// operation makes no more of them.
+async fn refuse_each(grounds: &Grounds, command: &str, call: &str) -> TestResult<usize> {
+    let mut faults = 0;
+    for (name, errno) in [("EMFILE", 24), ("ENFILE", 23), ("EACCES", 13), ("EROFS", 30), ("ENOSPC", 28)] {
+        for nth in 1.. {
+            let operation = Operation { name: "", ground: Ground::Rest, settings: QUIET, before: &[], during: &[] };
+            let (root, mut worker) = grounds.ready(&operation)?;
+            let inject = format!("inject={call}:error={name}:when={nth}");
+            let strace = Strace::attach(&[worker.threads()?[DISK]], &[&format!("trace={call}"), &inject])?;
+            let answer = worker.ask(command)?;
+            if strace::fired(&strace.end()?) == 0 {
+                assert!(answer.starts_with("ok"), "{answer}");
+                break;
+            }
+            faults += 1;
+            let case = format!("{command}: {call} number {nth}: {name}");
+            assert_eq!(answer, format!("errno {errno}"), "{case}");
+            let left = std::fs::read_dir(root.path().join("instances"))?.count();
+            assert_eq!(left, 2, "{case}: something is left behind");
+            worker.must(command).map_err(|e| format!("{case}: {e}"))?;
+            worker.must("count a")?;
+            worker.must("shutdown")?;
+            let writers = std::fs::read_dir(root.path().join(".fiefdom/writers"))?.count();
+            assert_eq!(writers, 0, "{case}: a writer is left behind");
+        }
+    }
+    Ok(faults)
+}
+
+#[tokio::test]
+async fn an_activation_that_cannot_open_its_files_is_a_typed_error_and_works_the_next_time() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    let faults = refuse_each(&Grounds::new()?, "get a", "openat").await?;
+    println!("shown: {faults} activations refused by the system, 0 with a consequence");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_creation_that_cannot_make_its_files_is_a_typed_error_and_leaves_nothing() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    let grounds = Grounds::new()?;
+    let faults =
+        refuse_each(&grounds, "create n", "mkdirat").await? + refuse_each(&grounds, "create n", "openat").await?;
+    println!("shown: {faults} creations refused by the system, 0 with a consequence");
+    Ok(())
+}
+
+/// Any call on a materialised file fails, once: the commit stands, and it is tried again.
+#[tokio::test]
+async fn a_file_that_cannot_be_written_from_the_log_is_tried_again_and_the_commit_stands() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    for call in ["openat", "mkdirat", "write", "fchmod", "renameat"] {
+        for name in ["ENOSPC", "EIO"] {
+            let inject = format!("inject={call}:error={name}:when=1");
+            // A flush brings the files up to date, in the thread of its caller.
+            let mut faulty = Faulty::new(QUIET, &[], DISK, &[&format!("trace={call}"), &inject])?;
+            let errno = if name == "EIO" { 5 } else { 28 };
+            assert_eq!(faulty.worker.ask("flush")?, format!("errno {errno}"), "{call}");
+            assert_eq!(faulty.worker.must("stats")?, "1 false false", "{call}: it shows");
+            assert_eq!(faulty.worker.must("count a")?, "3", "{call}: commits go on");
+            faulty.worker.must("flush")?;
+            let (root, worker, _) = faulty.heal()?;
+            let record = std::fs::read_to_string(root.path().join("instances/a/instance.json"))?;
+            assert!(record.contains("\"value\": 3"), "{call}: {record}");
+            stands_at(root.path(), worker, 3).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Any flush of a checkpoint fails, and those after it do not: it is not tried again, the log is
+/// kept, commits go on, and the next opening brings everything back.
+#[tokio::test]
+async fn a_checkpoint_that_cannot_flush_keeps_the_log_and_loses_nothing() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    let mut faults = 0;
+    for nth in 1.. {
+        let inject = format!("inject=fsync:error=EIO:when={nth}");
+        let settings = "segment=1 within_ms=3600000";
+        let root = tempfile::tempdir()?;
+        let mut worker = Worker::start()?;
+        worker.open(root.path(), settings)?;
+        worker.must("create a")?;
+        let strace = Strace::attach(&[worker.threads()?[CHECKPOINT]], &["trace=fsync,unlinkat", &inject])?;
+        worker.must("count a")?;
+        let told = worker.must("checkpointed")?;
+        let segments = || -> TestResult<usize> {
+            let writer = std::fs::read_dir(root.path().join(".fiefdom/writers"))?.next().ok_or("no writer")??;
+            Ok(std::fs::read_dir(writer.path())?.count() - 1)
+        };
+        if told.ends_with("false") {
+            let trace = strace.end()?;
+            assert_eq!(strace::fired(&trace), 0, "{trace:#?}");
+            break;
+        }
+        faults += 1;
+        assert_eq!(segments()?, 2, "no segment is dropped");
+        assert_eq!(worker.must("count a")?, "2", "commits go on");
+        assert_eq!(worker.must("stats")?, "0 true false", "it shows");
+        assert_eq!(worker.ask("shutdown")?, "errno 5");
+        let trace = strace.end()?;
+        assert!(strace::fired(&trace) == 1 && trace.last().is_some_and(|l| !l.contains("unlinkat")), "{trace:#?}");
+        stands_at(root.path(), worker, 2).await?;
+    }
+    assert!(faults > 3, "{faults}");
+    println!("shown: {faults} flushes of a checkpoint failed, 0 commits lost");
+    Ok(())
+}
+
+/// After a failed fsync the kernel says of the pages that they are clean, and a second fsync of the
+/// same file says yes to bytes that are not on the disk. So what recovery finds in the files is not
+/// to be trusted for being there: it is written anew before the log goes.
+#[tokio::test]
+async fn files_that_a_failed_flush_left_are_written_anew_by_recovery() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    let root = tempfile::tempdir()?;
+    let mut worker = Worker::start()?;
+    worker.open(root.path(), "segment=1 within_ms=3600000")?;
+    worker.must("create a")?;
+    // The first is of the record, the second of the events.
+    let expressions = ["trace=fsync", "inject=fsync:error=EIO:when=1+"];
+    let strace = Strace::attach(&[worker.threads()?[CHECKPOINT]], &expressions)?;
+    worker.must("count a")?;
+    assert!(worker.must("checkpointed")?.ends_with("true"));
+    worker.must("flush")?;
+    assert!(strace::fired(&strace.end()?) > 0);
+    worker.kill()?;
+
+    let mut recoverer = Worker::start()?;
+    let expressions = ["trace=write,pwrite64,renameat,fsync", "signal=none"];
+    let strace = Strace::attach(&[recoverer.threads()?[DISK]], &expressions)?;
+    recoverer.open(root.path(), "")?;
+    let trace = strace.end()?;
+    let wrote = |what: &str| trace.iter().any(|line| !line.starts_with("fsync") && line.contains(what));
+    assert!(trace.iter().any(|line| line.starts_with("fsync") && line.contains("instances/a")), "{trace:#?}");
+    assert!(wrote("instance.json"), "the record is trusted as it is: {trace:#?}");
+    assert!(wrote("events.jsonl"), "the events are trusted as they are: {trace:#?}");
+    Ok(())
+}
+
+/// To see whether a writer is dead one tries its lock. While one process has it in hand for that,
+/// another must not take the dead writer for a living one, and read files that lack its commits.
+#[tokio::test]
+async fn a_dead_writer_that_is_being_looked_at_is_not_taken_for_a_living_one() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    for attempt in 0..6 {
+        let root = tempfile::tempdir()?;
+        let mut workers = [Worker::start()?, Worker::start()?, Worker::start()?];
+        for worker in &mut workers {
+            worker.open(root.path(), QUIET)?;
+        }
+        let [dying, mut slow, mut quick] = workers;
+        let mut dying = dying;
+        for command in ["create a", "create b", "flush", "count a", "count b"] {
+            dying.must(command)?;
+        }
+        dying.kill()?;
+        // Each lock is held for a while before the one who took it goes on.
+        let expressions = ["trace=flock", "inject=flock:delay_exit=200000"];
+        let strace = Strace::attach(&[slow.threads()?[DISK]], &expressions)?;
+        slow.tell("get a")?;
+        // The first two are those of the recovery and of the instance.
+        std::thread::sleep(std::time::Duration::from_millis(300 + 100 * attempt));
+        assert_eq!(quick.must("get b")?, "1", "attempt {attempt}: it was read before it was recovered");
+        assert_eq!(slow.answer()?, "ok 1");
+        drop(strace);
+    }
+    Ok(())
+}
