@@ -82,7 +82,12 @@ impl Worker {
     }
 
     pub(crate) fn open(&mut self, root: &Path, settings: &str) -> TestResult {
-        self.must(&format!("open {} {settings}", root.to_str().ok_or("not UTF-8")?)).map(drop)
+        self.must(&format!("open {} {settings}", root.to_str().ok_or("not UTF-8")?))?;
+        // A thread names itself, a moment after it began.
+        while !self.threads()?.keys().any(|name| name.starts_with("fiefdom-ch")) {
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     /// `kill -9`, and waits until it is gone.
@@ -240,12 +245,13 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
             let stats = opened(store)?.stats().await?;
             Ok(format!("{} {} {}", stats.file_failures, stats.checkpoint_stalled, stats.poisoned))
         }
-        // Until a full segment is replaced by files, or cannot be.
-        ["checkpointed"] => {
+        // Until so many full segments are replaced by files, or one cannot be.
+        ["checkpointed", wanted] => {
+            let wanted: u64 = wanted.parse()?;
             let store = opened(store)?;
             loop {
                 let stats = store.stats().await?;
-                if stats.checkpoints > 0 || stats.checkpoint_stalled {
+                if stats.checkpoints >= wanted || stats.checkpoint_stalled {
                     return Ok(format!("{} {}", stats.checkpoints, stats.checkpoint_stalled));
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
