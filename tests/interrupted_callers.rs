@@ -9,12 +9,13 @@ mod strace;
 mod worker;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::{Counter, TestResult, eventually, id, options};
+use common::{Counter, TestResult, id, options};
 use fiefdom::{Error, Filter, InstanceRef, NewInstance, Status, Store, Untyped, View};
 use serde_json::{Value, json};
 use strace::Strace;
@@ -58,7 +59,9 @@ async fn marks(store: &Store<Counter>, name: &str) -> TestResult<BTreeSet<u64>> 
     let mut marks = BTreeSet::new();
     let mut seq = 0;
     while seq < record.last_event_seq {
-        for event in store.view().events(&record.id, seq + 1)? {
+        let events = store.view().events(&record.id, seq + 1)?;
+        assert!(!events.is_empty(), "event {} of {} is not there", seq + 1, record.last_event_seq);
+        for event in events {
             assert!(marks.insert(event.data_as::<u64>()?), "applied twice");
             seq = event.seq;
         }
@@ -213,6 +216,39 @@ fn an_instance_stays_locked_until_the_disk_is_done_with_its_last_commit() -> Tes
     Ok(())
 }
 
+/// The lock of the writer is let go first: as long as an instance can be had, whoever takes it must
+/// see that its last owner is gone.
+#[test]
+fn a_store_that_is_just_dropped_lets_go_of_its_instances_after_its_log() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    for goodbye in ["forget", "drop-runtime a"] {
+        let root = tempfile::tempdir()?;
+        let (mut worker, mut other) = (Worker::start()?, Worker::start()?);
+        worker.open(root.path(), "within_ms=3600000")?;
+        other.open(root.path(), "")?;
+        for command in ["create a", "count a", "flush", "count a"] {
+            worker.must(command)?;
+        }
+        let threads: Vec<u32> = worker.threads()?.into_values().collect();
+        // Between letting go of one lock and of the next there is time to look.
+        let strace = Strace::attach(&threads, &["trace=flock", "inject=flock:delay_exit=150000"])?;
+        worker.tell(goodbye)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut answer = other.ask("get a")?;
+        while answer.starts_with("locked") {
+            assert!(Instant::now() < deadline, "it stays locked");
+            std::thread::sleep(Duration::from_millis(2));
+            answer = other.ask("get a")?;
+        }
+        let trace = strace.end()?;
+        // Whether the commit under way was applied is open; the two before it were acknowledged.
+        assert!(matches!(answer.as_str(), "ok 2" | "ok 3"), "{goodbye}: {answer}: {trace:#?}");
+    }
+    Ok(())
+}
+
 /// Changes a record at rest.
 fn edit(root: &Path, name: &str, change: impl FnOnce(&mut Value)) -> TestResult<PathBuf> {
     let path = root.join(format!("instances/{name}/instance.json"));
@@ -297,6 +333,7 @@ async fn two_lives() -> TestResult<tempfile::TempDir> {
 }
 
 #[tokio::test]
+#[ignore = "shows a bug: recovery moves the directory of the second life to the trash with the first"]
 async fn an_instance_that_was_deleted_and_made_again_is_recovered_with_its_second_life() -> TestResult {
     let root = two_lives().await?;
     let store = Store::open(root.path(), Counter).await?;
@@ -306,46 +343,56 @@ async fn an_instance_that_was_deleted_and_made_again_is_recovered_with_its_secon
 }
 
 /// Rewrites the lines of a dead writer's log, each with its checksum.
-fn rewrite_log(root: &Path, mut change: impl FnMut(&mut Value)) -> TestResult {
+fn rewrite_log(root: &Path, mut change: impl FnMut(&mut String) -> TestResult) -> TestResult {
     let writer = std::fs::read_dir(root.join(".fiefdom/writers"))?.next().ok_or("no writer")??.path();
     let path = writer.join("journal-000001.log");
     let mut log = String::new();
     for line in std::fs::read_to_string(&path)?.lines().filter(|line| !line.trim().is_empty()) {
-        let mut value: Value = serde_json::from_str(&line[9..])?;
-        change(&mut value);
+        let mut text = line[9..].to_owned();
+        change(&mut text)?;
         // The same length everywhere: a mark says how many bytes stand before it.
-        let text = value.to_string();
         assert_eq!(text.len(), line.len() - 9, "{text}");
-        log.push_str(&format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes())));
+        writeln!(log, "{:08x} {text}", crc32fast::hash(text.as_bytes()))?;
     }
     std::fs::write(path, log)?;
+    Ok(())
+}
+
+/// Replaces the first text behind `key`, by one of the same length.
+fn replace_text(line: &mut String, key: &str, new: impl FnOnce(&str) -> String) -> TestResult {
+    let from = line.find(key).ok_or("no such key")? + key.len();
+    let to = from + line[from..].find('"').ok_or("no end")?;
+    let text = new(&line[from..to]);
+    line.replace_range(from..to, &text);
     Ok(())
 }
 
 /// The lives of one id are in the order of the log, whatever the clock said. After a power cut the
 /// directory may still be that of the first life.
 #[tokio::test]
+#[ignore = "shows a bug: recovery orders the lives of an id by the clock"]
 async fn a_clock_that_went_back_between_two_lives_of_an_id_does_not_swap_them() -> TestResult {
     for (boot, first_is_on_disk) in [(false, false), (true, false), (true, true)] {
         let root = two_lives().await?;
         let mut uids: Vec<Value> = Vec::new();
         let mut first_record = Value::Null;
         rewrite_log(root.path(), |line| {
-            if let Some(boot_id) = line.pointer_mut("/journal/boot_id").filter(|_| boot) {
-                *boot_id = json!("0".repeat(boot_id.as_str().map_or(0, str::len)));
+            let value: Value = serde_json::from_str(line)?;
+            if boot && line.starts_with("{\"journal\"") {
+                replace_text(line, "\"boot_id\":\"", |id| "0".repeat(id.len()))?;
             }
-            let Some(commit) = line.get_mut("commit") else { return };
-            if !uids.contains(&commit["uid"]) {
-                uids.push(commit["uid"].clone());
+            if !line.starts_with("{\"commit\"") {
+                return Ok(());
             }
-            // Each life is an hour before the one that it follows.
-            let length = commit["at"].as_str().map_or(0, str::len);
-            let year = 2030 - uids.len();
-            let fraction = "0".repeat(length - "2030-01-01T00:00:00.Z".len());
-            commit["at"] = json!(format!("{year}-01-01T00:00:00.{fraction}Z"));
-            if uids.len() == 1 && !line["record"].is_null() {
-                first_record = line["record"].clone();
+            let uid = &value["commit"]["uid"];
+            if !uids.contains(uid) {
+                uids.push(uid.clone());
             }
+            if uids.len() == 1 && !value["record"].is_null() {
+                first_record = value["record"].clone();
+            }
+            // Each life is a year before the one that it follows.
+            replace_text(line, "\"at\":\"", |at| format!("{}{}", 2030 - uids.len(), &at[4..]))
         })?;
         assert_eq!(uids.len(), 2);
         if first_is_on_disk {
@@ -449,6 +496,27 @@ async fn a_record_edited_by_hand_at_rest_is_taken_as_it_is() -> TestResult {
 }
 
 #[tokio::test]
+#[ignore = "shows a bug: events whose first key is not seq are taken for none"]
+async fn an_event_log_edited_by_hand_at_rest_is_taken_or_reported() -> TestResult {
+    let root = at_rest(&["a"]).await?;
+    let path = root.path().join("instances/a/events/events.jsonl");
+    // The same JSON, as another program writes it.
+    let spaced = std::fs::read_to_string(&path)?.replace("{\"seq\":", "{ \"seq\": ");
+    std::fs::write(&path, spaced)?;
+    match View::open(root.path())?.events(&id("a"), 1) {
+        Ok(events) => assert_eq!(events.len(), 2, "events are missing, and nobody is told"),
+        Err(error) => assert!(matches!(error, Error::Corrupt { .. }), "{error}"),
+    }
+    let store = Store::open(root.path(), Counter).await?;
+    match store.get(&id("a")).await {
+        Ok(_) => assert_eq!(marks(&store, "a").await?, BTreeSet::from([1, 2])),
+        Err(error) => assert!(matches!(error, Error::Corrupt { .. }), "{error}"),
+    }
+    store.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_invalid_edit_by_hand_is_corrupt_with_its_bytes_kept_and_can_be_mended() -> TestResult {
     let edits: [(&str, Value); 7] = [
         ("status", json!("flying")),
@@ -498,8 +566,6 @@ async fn a_directory_that_is_replaced_while_live_is_reported_gone_and_not_writte
     }
     assert!(matches!(answer, Err(Error::Gone { .. })), "{answer:?}");
     assert_eq!(std::fs::read(dir.join("instance.json"))?, before, "what took its place is not ours");
-    let path = dir.clone();
-    eventually("another owner may have what took its place", || path.exists()).await;
     store.shutdown().await?;
     let store = Store::open(root.path(), Counter).await?;
     assert_eq!(marks(&store, "a").await?, BTreeSet::from([1, 2, 3]));

@@ -95,7 +95,9 @@ async fn of_two_processes_that_want_one_instance_one_has_it_and_the_other_is_tol
         assert_eq!((&record.state["value"], record.last_event_seq), (&acknowledged.into(), acknowledged));
         let (mut seq, mut last) = (0, (0, 0));
         while seq < acknowledged {
-            for event in view.events(&record.id, seq + 1)? {
+            let events = view.events(&record.id, seq + 1)?;
+            assert!(!events.is_empty(), "prize{prize}: event {} is not there", seq + 1);
+            for event in events {
                 let now = (event.epoch, event.data_as::<u32>()?);
                 assert_eq!(event.seq, seq + 1);
                 assert!(event.epoch > last.0 || now == last, "prize{prize}: event {} interrupts another's", event.seq);
