@@ -26,6 +26,9 @@ const PRIZES: u64 = 4;
 /// Processes that make the same id at once.
 const CREATORS: usize = 4;
 
+/// Instances that a process has when it is killed in the test of its last moments.
+const MANY: u64 = 64;
+
 /// Rounds in which everything is read while everything is written.
 const READINGS: u64 = 12;
 
@@ -211,6 +214,35 @@ fn two_processes_that_notice_a_death_at_once_both_recover_before_they_read() -> 
         drop(after.living);
     }
     println!("shown: {races} races of two processes that notice a death, 0 that read too early");
+    Ok(())
+}
+
+/// A process that is killed gives up its locks one after the other. Somebody who is waiting for an
+/// instance must not get it before it can be seen that its owner is dead.
+#[test]
+fn a_process_that_is_dying_is_not_taken_for_a_living_one() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let mut dying = Worker::start()?;
+    dying.open(root.path(), "within_ms=3600000")?;
+    dying.must(&format!("fill {MANY}"))?;
+    let mut waiting = start(2, root.path(), "")?;
+    let names = ["i0".to_owned(), format!("i{}", MANY - 1)];
+    let mut dying = Some(dying);
+    for turn in 0.. {
+        let answers = at_once(&mut waiting, |nth| format!("get {}", names[nth]))?;
+        if turn == 10 {
+            dying.take().ok_or("killed already")?.kill_without_waiting()?;
+        }
+        if answers.iter().all(|answer| answer.starts_with("locked")) {
+            continue;
+        }
+        for answer in answers.iter().filter(|answer| !answer.starts_with("locked")) {
+            assert_eq!(answer, "ok 2", "it was read before it was recovered");
+        }
+        if answers.iter().all(|answer| answer.starts_with("ok")) {
+            break;
+        }
+    }
     Ok(())
 }
 

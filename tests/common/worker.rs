@@ -97,6 +97,13 @@ impl Worker {
         Ok(())
     }
 
+    /// `kill -9`; its end comes in its own time.
+    pub(crate) fn kill_without_waiting(mut self) -> TestResult {
+        self.child.kill()?;
+        std::thread::Builder::new().spawn(move || self.child.wait())?;
+        Ok(())
+    }
+
     /// Its threads by name. A name that several have is the first's.
     pub(crate) fn threads(&self) -> TestResult<BTreeMap<String, u32>> {
         let mut threads = BTreeMap::new();
@@ -221,6 +228,20 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
             }
             Ok(last.to_string())
         }
+        // So many instances, each with a commit that is in its files and one that is not.
+        ["fill", number] => {
+            let (store, number) = (opened(store)?, number.parse()?);
+            let all = |n: u64| id(&format!("i{n}"));
+            futures::future::try_join_all((0..number).map(|n| store.create(NewInstance::with_id(all(n))))).await?;
+            for turn in 0..2 {
+                let commits = (0..number).map(|n| async move { store.get(&all(n)).await?.commit(count).await });
+                futures::future::try_join_all(commits).await?;
+                if turn == 0 {
+                    store.flush().await?;
+                }
+            }
+            Ok(String::new())
+        }
         ["update", name] => {
             let instance = opened(store)?.get(&id(name)).await?;
             Ok(instance.commit(|tx| Ok(tx.state_mut().value += 1)).await?.revision.to_string())
@@ -277,6 +298,8 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
         // Without a goodbye: as when the value is just dropped.
         ["forget"] => {
             *store = None;
+            // The actors notice that nobody needs them.
+            tokio::time::sleep(Duration::from_millis(200)).await;
             Ok(String::new())
         }
         _ => Err(format!("what is {words:?}?").into()),
