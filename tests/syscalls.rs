@@ -149,7 +149,9 @@ impl Model {
             }
         }
         if ground == Ground::Dead {
-            DEAD.iter().for_each(|command| model.apply(command));
+            for command in DEAD {
+                model.apply(command);
+            }
         }
         model
     }
@@ -419,7 +421,7 @@ impl Faulty {
 
 /// After the death of the worker: the counter stands at `value`, and goes on.
 async fn stands_at(root: &Path, worker: Worker, value: u64) -> TestResult {
-    worker.kill()?;
+    worker.kill().await?;
     let store = Store::open(root, Counter).await?;
     let record = store.get(&id("a")).await?.record().await?;
     assert_eq!((record.state.value, record.last_event_seq, record.revision), (value, value, value));
@@ -521,9 +523,9 @@ async fn a_flush_of_the_log_that_fails_is_unknown_then_poison_and_never_tried_ag
     Ok(())
 }
 
-#[tokio::test]
+#[test]
 #[ignore = "shows a bug: a segment with commits at the level Os is flushed again after a failed flush"]
-async fn a_failed_flush_is_not_tried_again_for_commits_at_the_lower_level_either() -> TestResult {
+fn a_failed_flush_is_not_tried_again_for_commits_at_the_lower_level_either() -> TestResult {
     if strace::is_missing()? {
         return Ok(());
     }
@@ -560,7 +562,7 @@ async fn a_failed_write_that_cannot_be_undone_is_unknown() -> TestResult {
 
 /// Every `openat` and `mkdirat` of an operation fails once, in one way after another, until the
 /// operation makes no more of them.
-async fn refuse_each(grounds: &Grounds, command: &str, call: &str, left_overs: usize) -> TestResult<usize> {
+fn refuse_each(grounds: &Grounds, command: &str, call: &str, left_overs: usize) -> TestResult<usize> {
     let mut faults = 0;
     for (name, errno) in [("EMFILE", 24), ("ENFILE", 23), ("EACCES", 13), ("EROFS", 30), ("ENOSPC", 28)] {
         for nth in 1.. {
@@ -590,36 +592,35 @@ async fn refuse_each(grounds: &Grounds, command: &str, call: &str, left_overs: u
     Ok(faults)
 }
 
-#[tokio::test]
-async fn an_activation_that_cannot_open_its_files_is_a_typed_error_and_works_the_next_time() -> TestResult {
+#[test]
+fn an_activation_that_cannot_open_its_files_is_a_typed_error_and_works_the_next_time() -> TestResult {
     if strace::is_missing()? {
         return Ok(());
     }
-    let faults = refuse_each(&Grounds::new()?, "get a", "openat", 0).await?;
+    let faults = refuse_each(&Grounds::new()?, "get a", "openat", 0)?;
     println!("shown: {faults} activations refused by the system, 0 with a consequence");
     Ok(())
 }
 
-#[tokio::test]
-async fn a_creation_that_cannot_make_its_files_is_a_typed_error_and_works_the_next_time() -> TestResult {
+#[test]
+fn a_creation_that_cannot_make_its_files_is_a_typed_error_and_works_the_next_time() -> TestResult {
     if strace::is_missing()? {
         return Ok(());
     }
     let grounds = Grounds::new()?;
     // An empty directory may be left: it is no instance.
-    let faults =
-        refuse_each(&grounds, "create n", "mkdirat", 0).await? + refuse_each(&grounds, "create n", "openat", 1).await?;
+    let faults = refuse_each(&grounds, "create n", "mkdirat", 0)? + refuse_each(&grounds, "create n", "openat", 1)?;
     println!("shown: {faults} creations refused by the system, 0 with a consequence");
     Ok(())
 }
 
-#[tokio::test]
+#[test]
 #[ignore = "shows a bug: the empty directory of a creation that failed stays"]
-async fn a_creation_that_cannot_open_what_it_made_leaves_nothing() -> TestResult {
+fn a_creation_that_cannot_open_what_it_made_leaves_nothing() -> TestResult {
     if strace::is_missing()? {
         return Ok(());
     }
-    refuse_each(&Grounds::new()?, "create n", "openat", 0).await?;
+    refuse_each(&Grounds::new()?, "create n", "openat", 0)?;
     Ok(())
 }
 
@@ -694,9 +695,9 @@ async fn a_checkpoint_that_cannot_flush_keeps_the_log_and_loses_nothing() -> Tes
 /// After a failed fsync the kernel says of the pages that they are clean, and a second fsync of the
 /// same file says yes to bytes that are not on the disk. So what recovery finds in the files is not
 /// to be trusted for being there: it is written anew before the log goes.
-#[tokio::test]
+#[test]
 #[ignore = "shows a bug: recovery trusts files whose fsync failed"]
-async fn files_that_a_failed_flush_left_are_written_anew_by_recovery() -> TestResult {
+fn files_that_a_failed_flush_left_are_written_anew_by_recovery() -> TestResult {
     if strace::is_missing()? {
         return Ok(());
     }
@@ -731,9 +732,9 @@ async fn files_that_a_failed_flush_left_are_written_anew_by_recovery() -> TestRe
 
 /// To see whether a writer is dead one tries its lock. While one process has it in hand for that,
 /// another must not take the dead writer for a living one, and read files that lack its commits.
-#[tokio::test]
+#[test]
 #[ignore = "shows a bug: a dead writer whose lock another process tries is taken for a living one"]
-async fn a_dead_writer_that_is_being_looked_at_is_not_taken_for_a_living_one() -> TestResult {
+fn a_dead_writer_that_is_being_looked_at_is_not_taken_for_a_living_one() -> TestResult {
     if strace::is_missing()? {
         return Ok(());
     }

@@ -150,15 +150,15 @@ pub(crate) fn work() -> TestResult {
     let mut runtime = Some(runtime.build()?);
     let mut store: Option<Store<Counter>> = None;
     // The thread for the disk is there before a test looks for it.
-    running(&runtime)?.block_on(async { tokio::task::spawn_blocking(|| ()).await })?;
+    running(runtime.as_ref())?.block_on(async { tokio::task::spawn_blocking(|| ()).await })?;
     println!("\n{ANSWER}ready");
     for line in std::io::stdin().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
         if let ["drop-runtime", name] = words[..] {
             // In the middle of a commit: it is handed over, and nobody waits for it any more.
-            let instance = running(&runtime)?.block_on(opened(&store)?.get(&id(name)))?;
-            let given = running(&runtime)?.block_on(async move {
+            let instance = running(runtime.as_ref())?.block_on(opened(store.as_ref())?.get(&id(name)))?;
+            let given = running(runtime.as_ref())?.block_on(async move {
                 tokio::select! {
                     biased;
                     done = instance.commit(count) => done.is_ok(),
@@ -170,7 +170,7 @@ pub(crate) fn work() -> TestResult {
             println!("{ANSWER}ok {given}");
             continue;
         }
-        let outcome = running(&runtime)?.block_on(perform(&mut store, &words));
+        let outcome = running(runtime.as_ref())?.block_on(perform(&mut store, &words));
         match outcome {
             Ok(answer) => println!("{ANSWER}{}", format!("ok {answer}").trim_end()),
             Err(error) => match error.downcast_ref::<Error>() {
@@ -182,12 +182,12 @@ pub(crate) fn work() -> TestResult {
     Ok(())
 }
 
-fn running(runtime: &Option<tokio::runtime::Runtime>) -> TestResult<&tokio::runtime::Runtime> {
-    Ok(runtime.as_ref().ok_or("the runtime is gone")?)
+fn running(runtime: Option<&tokio::runtime::Runtime>) -> TestResult<&tokio::runtime::Runtime> {
+    Ok(runtime.ok_or("the runtime is gone")?)
 }
 
-fn opened(store: &Option<Store<Counter>>) -> TestResult<&Store<Counter>> {
-    Ok(store.as_ref().ok_or("not open")?)
+fn opened(store: Option<&Store<Counter>>) -> TestResult<&Store<Counter>> {
+    Ok(store.ok_or("not open")?)
 }
 
 /// One more, with an event that says who counted.
@@ -197,6 +197,7 @@ fn count(tx: &mut fiefdom::Transaction<crate::common::Count>) -> fiefdom::Result
     Ok(tx.state().value)
 }
 
+#[allow(clippy::too_many_lines)] // One word after the other.
 async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResult<String> {
     match *words {
         ["open", root, ref settings @ ..] => {
@@ -204,16 +205,16 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
             Ok(String::new())
         }
         ["create", name] => {
-            opened(store)?.create(NewInstance::with_id(id(name))).await?;
+            opened(store.as_ref())?.create(NewInstance::with_id(id(name))).await?;
             Ok(String::new())
         }
-        ["get", name] => Ok(opened(store)?.get(&id(name)).await?.state().await?.value.to_string()),
+        ["get", name] => Ok(opened(store.as_ref())?.get(&id(name)).await?.state().await?.value.to_string()),
         ["count", name] => {
-            let done = opened(store)?.get(&id(name)).await?.commit(count).await?;
+            let done = opened(store.as_ref())?.get(&id(name)).await?.commit(count).await?;
             Ok(done.value.to_string())
         }
         ["count-os", name] => {
-            let instance = opened(store)?.get(&id(name)).await?;
+            let instance = opened(store.as_ref())?.get(&id(name)).await?;
             let done = instance.commit(|tx| {
                 tx.set_durability(Durability::Os);
                 count(tx)
@@ -221,7 +222,7 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
             Ok(done.await?.value.to_string())
         }
         ["count-many", name, times] => {
-            let instance = opened(store)?.get(&id(name)).await?;
+            let instance = opened(store.as_ref())?.get(&id(name)).await?;
             let mut last = 0;
             for _ in 0..times.parse()? {
                 last = instance.commit(count).await?.value;
@@ -230,7 +231,7 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
         }
         // So many instances, each with a commit that is in its files and one that is not.
         ["fill", number] => {
-            let (store, number) = (opened(store)?, number.parse()?);
+            let (store, number) = (opened(store.as_ref())?, number.parse()?);
             let all = |n: u64| id(&format!("i{n}"));
             futures::future::try_join_all((0..number).map(|n| store.create(NewInstance::with_id(all(n))))).await?;
             for turn in 0..2 {
@@ -243,33 +244,34 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
             Ok(String::new())
         }
         ["update", name] => {
-            let instance = opened(store)?.get(&id(name)).await?;
-            Ok(instance.commit(|tx| Ok(tx.state_mut().value += 1)).await?.revision.to_string())
+            let instance = opened(store.as_ref())?.get(&id(name)).await?;
+            instance.update(|state| state.value += 1).await?;
+            Ok(String::new())
         }
         ["append", name] => {
-            let instance = opened(store)?.get(&id(name)).await?;
+            let instance = opened(store.as_ref())?.get(&id(name)).await?;
             Ok(instance.append("counted", std::process::id()).await?.to_string())
         }
         ["run", name] => {
-            opened(store)?.get(&id(name)).await?.transition(Status::Running, None).await?;
+            opened(store.as_ref())?.get(&id(name)).await?.transition(Status::Running, None).await?;
             Ok(String::new())
         }
         ["delete", name] => {
-            opened(store)?.delete(&id(name)).await?;
+            opened(store.as_ref())?.delete(&id(name)).await?;
             Ok(String::new())
         }
         ["flush"] => {
-            opened(store)?.flush().await?;
+            opened(store.as_ref())?.flush().await?;
             Ok(String::new())
         }
         ["stats"] => {
-            let stats = opened(store)?.stats().await?;
+            let stats = opened(store.as_ref())?.stats().await?;
             Ok(format!("{} {} {}", stats.file_failures, stats.checkpoint_stalled, stats.poisoned))
         }
         // Until so many full segments are replaced by files, or one cannot be.
         ["checkpointed", wanted] => {
             let wanted: u64 = wanted.parse()?;
-            let store = opened(store)?;
+            let store = opened(store.as_ref())?;
             loop {
                 let stats = store.stats().await?;
                 if stats.checkpoints >= wanted || stats.checkpoint_stalled {
@@ -280,7 +282,7 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
         }
         // The records of all, but for their times, as they are in the files.
         ["picture"] => {
-            let listing = opened(store)?.view().list(&fiefdom::Filter::default())?;
+            let listing = opened(store.as_ref())?.view().list(&fiefdom::Filter::default())?;
             let mut picture: Vec<_> = listing
                 .records
                 .iter()
@@ -290,7 +292,7 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
             Ok(format!("{} damaged {}", listing.damaged.len(), picture.join(" ")))
         }
         ["shutdown"] => {
-            let closed = opened(store)?.shutdown().await;
+            let closed = opened(store.as_ref())?.shutdown().await;
             *store = None;
             closed?;
             Ok(String::new())
