@@ -421,7 +421,7 @@ impl Faulty {
 
 /// After the death of the worker: the counter stands at `value`, and goes on.
 async fn stands_at(root: &Path, worker: Worker, value: u64) -> TestResult {
-    worker.kill().await?;
+    worker.kill()?;
     let store = Store::open(root, Counter).await?;
     let record = store.get(&id("a")).await?.record().await?;
     assert_eq!((record.state.value, record.last_event_seq, record.revision), (value, value, value));
