@@ -83,8 +83,8 @@ impl Worker {
 
     pub(crate) fn open(&mut self, root: &Path, settings: &str) -> TestResult {
         self.must(&format!("open {} {settings}", root.to_str().ok_or("not UTF-8")?))?;
-        // A thread names itself, a moment after it began.
-        while !self.threads()?.keys().any(|name| name.starts_with("fiefdom-ch")) {
+        // Each of the three threads of the log names itself, a moment after it began.
+        while self.threads()?.keys().filter(|name| name.starts_with("fiefdom-")).count() < 3 {
             std::thread::yield_now();
         }
         Ok(())
