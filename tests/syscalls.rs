@@ -161,6 +161,7 @@ impl Model {
         match what {
             "create" => drop(self.0.insert(name.into(), Known::default())),
             "delete" => drop(self.0.remove(name)),
+            "checkpointed" => {}
             _ => {
                 let known = self.0.get_mut(name).expect("it was made");
                 let (value, event) =
