@@ -22,7 +22,7 @@ mod journal;
 pub(crate) mod lane;
 mod materialise;
 pub(crate) mod recover;
-mod segment;
+pub(crate) mod segment;
 mod service;
 
 pub(crate) use service::Log;

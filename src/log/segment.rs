@@ -148,21 +148,21 @@ impl Segment {
 
 /// What a segment of a dead writer holds.
 #[derive(Default)]
-pub(super) struct Contents {
-    pub(super) header: Option<Header>,
+pub(crate) struct Contents {
+    pub(crate) header: Option<Header>,
     /// The commits, in the order in which they were written.
-    pub(super) commits: Vec<Line>,
+    pub(crate) commits: Vec<Line>,
     /// Bytes of a write that was cut short: they were never acknowledged.
-    pub(super) torn: Option<Damage>,
+    pub(crate) torn: Option<Damage>,
     /// Damage to bytes that were on disk once.
-    pub(super) damaged: Vec<Damage>,
+    pub(crate) damaged: Vec<Damage>,
     /// How many of the last commits of an instance that damage took, if it took any.
     pub(super) lost: BTreeMap<InstanceId, u64>,
 }
 
-pub(super) struct Damage {
-    pub(super) offset: u64,
-    pub(super) reason: String,
+pub(crate) struct Damage {
+    pub(crate) offset: u64,
+    pub(crate) reason: String,
     commit: bool,
 }
 
@@ -175,7 +175,7 @@ struct Expected {
 
 /// Reads a segment. What cannot be read is reported, with the instances that it concerns, and what
 /// stands behind it is read all the same.
-pub(super) fn read(file: &File) -> Result<Contents> {
+pub(crate) fn read(file: &File) -> Result<Contents> {
     let mut contents = Contents::default();
     let mut bad: Vec<Damage> = Vec::new();
     let mut batches: Vec<Expected> = Vec::new();
