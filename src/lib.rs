@@ -16,6 +16,9 @@ mod disk;
 mod engine;
 mod error;
 mod follow;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod instance;
 pub mod jobs;
 mod kind;
