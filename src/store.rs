@@ -83,6 +83,8 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Full segments that wait for that.
     pub log_segments: usize,
+    /// Checkpoints that failed, and were or are tried again.
+    pub checkpoint_failures: u64,
     /// The last checkpoint failed: the log is kept, and it is tried again.
     pub checkpoint_stalled: bool,
     /// The log failed: the store takes no more writes until it is opened again.
@@ -301,6 +303,7 @@ impl<I: Instance> Store<I> {
             file_failures: log.materialise_failures,
             checkpoints: log.checkpoints,
             log_segments: log.segments_waiting,
+            checkpoint_failures: log.checkpoint_failures,
             checkpoint_stalled: log.checkpoint_stalled,
             poisoned: log.poisoned,
         })

@@ -397,7 +397,6 @@ async fn a_block_flush_that_fails_poisons_the_writer_and_loses_nothing_acknowled
 }
 
 #[tokio::test]
-#[ignore = "shows a bug: in the same boot a directory that never reached the disk counts as removed by somebody"]
 async fn a_disk_that_fails_and_is_mounted_again_without_a_reboot_loses_nothing_acknowledged() -> TestResult {
     let Some(mut disk) = bad_disk()? else { return Ok(()) };
     let mut subject = Subject::start(&disk.root())?;

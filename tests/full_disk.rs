@@ -240,7 +240,6 @@ async fn on_a_disk_of_any_size_every_failure_says_so_and_nothing_acknowledged_is
 }
 
 #[tokio::test]
-#[ignore = "shows a bug: a deletion needs room in the log, and a full disk has none"]
 async fn on_a_full_disk_an_instance_can_be_deleted_and_then_commits_go_on() -> TestResult {
     let mut deleted = 0;
     for (nth, disk) in disks()?.iter().enumerate() {

@@ -197,7 +197,6 @@ fn two_processes_that_recover_at_once_see_the_same_and_leave_the_living_alone() 
 /// Both have the root open since before the death, so that each must notice it by itself when it
 /// brings an instance to life.
 #[test]
-#[ignore = "shows a bug: a dead writer whose lock another process tries is taken for a living one"]
 fn two_processes_that_notice_a_death_at_once_both_recover_before_they_read() -> TestResult {
     let races = (races()? / RACES_PER_RECOVERY).max(1);
     let mut workers = [Worker::start()?, Worker::start()?];

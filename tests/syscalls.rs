@@ -381,7 +381,6 @@ async fn a_recovery_killed_at_any_system_call_is_repeated_with_the_same_result()
 }
 
 #[tokio::test]
-#[ignore = "shows a bug: recovery moves the directory of the second life to the trash with the first"]
 async fn a_kill_while_an_id_is_made_again_loses_nothing() -> TestResult {
     if strace::is_missing()? {
         return Ok(());
@@ -525,7 +524,6 @@ async fn a_flush_of_the_log_that_fails_is_unknown_then_poison_and_never_tried_ag
 }
 
 #[test]
-#[ignore = "shows a bug: a segment with commits at the level Os is flushed again after a failed flush"]
 fn a_failed_flush_is_not_tried_again_for_commits_at_the_lower_level_either() -> TestResult {
     if strace::is_missing()? {
         return Ok(());
@@ -616,7 +614,6 @@ fn a_creation_that_cannot_make_its_files_is_a_typed_error_and_works_the_next_tim
 }
 
 #[test]
-#[ignore = "shows a bug: the empty directory of a creation that failed stays"]
 fn a_creation_that_cannot_open_what_it_made_leaves_nothing() -> TestResult {
     if strace::is_missing()? {
         return Ok(());
@@ -697,7 +694,6 @@ async fn a_checkpoint_that_cannot_flush_keeps_the_log_and_loses_nothing() -> Tes
 /// same file says yes to bytes that are not on the disk. So what recovery finds in the files is not
 /// to be trusted for being there: it is written anew before the log goes.
 #[test]
-#[ignore = "shows a bug: recovery trusts files whose fsync failed"]
 fn files_that_a_failed_flush_left_are_written_anew_by_recovery() -> TestResult {
     if strace::is_missing()? {
         return Ok(());
@@ -734,7 +730,6 @@ fn files_that_a_failed_flush_left_are_written_anew_by_recovery() -> TestResult {
 /// To see whether a writer is dead one tries its lock. While one process has it in hand for that,
 /// another must not take the dead writer for a living one, and read files that lack its commits.
 #[test]
-#[ignore = "shows a bug: a dead writer whose lock another process tries is taken for a living one"]
 fn a_dead_writer_that_is_being_looked_at_is_not_taken_for_a_living_one() -> TestResult {
     if strace::is_missing()? {
         return Ok(());

@@ -13,7 +13,7 @@ use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
 use crate::error::{Error, Result};
 use crate::log::events::{EventWriter, Position};
-use crate::log::{recover, segment};
+use crate::log::{recover, segment, trash};
 use crate::record::InstanceId;
 use crate::root::DataRoot;
 
@@ -190,8 +190,11 @@ fn remove_trash(root: &Root, name: &str) -> Result<Outcome> {
         return Ok(not_any_more());
     }
     // Whoever deleted it may be removing it too: both then come to the same end.
-    root.trash.remove_tree(name)?;
+    trash::clear(root, None, name)?;
     root.trash.sync()?;
+    if root.trash.open_dir(name)?.is_some() {
+        return Ok(Outcome::Skipped("its name is kept while the log of another process may hold commits of it".into()));
+    }
     Ok(Outcome::Done)
 }
 
@@ -237,7 +240,7 @@ fn remove_temporary(
 }
 
 fn keep_file(root: &Root, id: &InstanceId, dir: &Dir, name: &str, finding: &Finding) -> Result<()> {
-    let Some(mut file) = dir.open_file(name)? else { return Ok(()) };
+    let Some(file) = dir.open_file(name)? else { return Ok(()) };
     let bytes = file.read_all(u64::MAX - 1)?;
     quarantine::keep(root, id.as_str(), dir, name, &bytes, finding.offset, &finding.reason)
 }

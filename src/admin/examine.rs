@@ -16,7 +16,7 @@ use crate::disk::root::Root;
 use crate::disk::{layout, lock};
 use crate::error::{Error, Result};
 use crate::log::events::{Lines, Position};
-use crate::log::{activate, segment};
+use crate::log::{activate, segment, trash};
 use crate::options::Options;
 use crate::record::{InstanceId, RawRecord, Record, json};
 
@@ -295,7 +295,7 @@ impl<'a> Look<'a> {
         };
         if !ours {
             self.note(&path, "no deleted instance has this name", NOT_OURS);
-        } else if self.root.trash.open_dir(name)?.is_some() {
+        } else if self.root.trash.open_dir(name)?.is_some() && !trash::is_needed(&self.root, name)? {
             let finding =
                 Finding::new(Severity::Note, &path, "a deleted instance was not removed to the end", "remove it");
             self.found.push(finding.mended_by(Fix::RemoveTrash(name.to_owned())));
@@ -308,7 +308,7 @@ impl<'a> Look<'a> {
         let names: BTreeSet<String> = dir.names()?.into_iter().collect();
         for name in &names {
             let path = dir.path_of(name);
-            let Some(mut file) = dir.open_file(name)? else { continue };
+            let Some(file) = dir.open_file(name)? else { continue };
             self.files += 1;
             if let Some(id) = name.strip_suffix(".blocked.json").and_then(|id| InstanceId::new(id).ok()) {
                 let said = reason_of(&file.read_all(NOTE_BYTES)?);
@@ -330,7 +330,7 @@ impl<'a> Look<'a> {
                 }
                 let beside = format!("{name}.reason.json");
                 let said = match dir.open_file(&beside)? {
-                    Some(mut note) => reason_of(&note.read_all(NOTE_BYTES)?),
+                    Some(note) => reason_of(&note.read_all(NOTE_BYTES)?),
                     None => "nothing says why".to_owned(),
                 };
                 let reason = format!("bytes were put aside: {said}");
@@ -470,7 +470,7 @@ impl<'a> Look<'a> {
     }
 
     fn cache(&mut self, events: &Dir, position: Position) -> Result<()> {
-        let Some(mut file) = events.open_file(layout::EVENT_STATE)? else { return Ok(()) };
+        let Some(file) = events.open_file(layout::EVENT_STATE)? else { return Ok(()) };
         self.files += 1;
         let bytes = file.read_all(NOTE_BYTES).unwrap_or_default();
         let (severity, reason) = match serde_json::from_slice::<Position>(&bytes) {

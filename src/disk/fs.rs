@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handle::{Access, Handle, Locking, Status};
 use crate::error::{Error, Result};
@@ -183,7 +184,7 @@ impl Dir {
     /// Tries to lock this directory; `None` when somebody else has it locked.
     pub(crate) fn try_lock(self) -> Result<Option<Locked<Self>>> {
         match self.handle.lock(Locking::TryExclusive) {
-            Ok(locked) => Ok(locked.then_some(Locked(self))),
+            Ok(locked) => Ok(locked.then(|| Locked::new(self))),
             Err(e) => Err(Error::io("lock", &self.path, e)),
         }
     }
@@ -216,6 +217,9 @@ fn absent(opened: Result<Handle>) -> Result<Option<Handle>> {
 /// What can be locked.
 pub(crate) trait Lockable {
     fn unlock(&self);
+
+    /// Sees to it that the file is never closed; `false` when that cannot be done.
+    fn keep_open(&self) -> bool;
 }
 
 impl Lockable for Dir {
@@ -223,11 +227,19 @@ impl Lockable for Dir {
         // This cannot fail for a valid descriptor on a local file system; closing it unlocks too.
         let _ = self.handle.lock(Locking::Unlock);
     }
+
+    fn keep_open(&self) -> bool {
+        self.handle.keep_open()
+    }
 }
 
 impl Lockable for File {
     fn unlock(&self) {
         let _ = self.handle.lock(Locking::Unlock);
+    }
+
+    fn keep_open(&self) -> bool {
+        self.handle.keep_open()
     }
 }
 
@@ -236,18 +248,29 @@ impl Lockable for File {
 /// It is unlocked, not just closed: a child process that was forked in the meantime has a copy of
 /// the descriptor until it executes its program, and would hold the lock a moment longer.
 #[derive(Debug)]
-pub(crate) struct Locked<T: Lockable>(T);
+pub(crate) struct Locked<T: Lockable>(T, AtomicBool);
 
 impl<T: Lockable> Locked<T> {
+    fn new(file: T) -> Self {
+        Self(file, AtomicBool::new(false))
+    }
+
     /// Lets the lock go while the file stays open.
     pub(crate) fn unlock(&self) {
         self.0.unlock();
+    }
+
+    /// Keeps the lock, also when this is dropped, until the process ends.
+    pub(crate) fn keep_locked(&self) {
+        self.1.store(self.0.keep_open(), Ordering::Relaxed);
     }
 }
 
 impl<T: Lockable> Drop for Locked<T> {
     fn drop(&mut self) {
-        self.unlock();
+        if !self.1.load(Ordering::Relaxed) {
+            self.unlock();
+        }
     }
 }
 
@@ -369,7 +392,15 @@ impl File {
     /// Tries to lock this file alone; `None` when somebody else has it locked.
     pub(crate) fn try_lock(self) -> Result<Option<Locked<Self>>> {
         match self.handle.lock(Locking::TryExclusive) {
-            Ok(locked) => Ok(locked.then_some(Locked(self))),
+            Ok(locked) => Ok(locked.then(|| Locked::new(self))),
+            Err(e) => Err(Error::io("lock", &self.path, e)),
+        }
+    }
+
+    /// Whether nobody has this file locked alone. To ask turns nobody else away who asks.
+    pub(crate) fn is_unlocked(self) -> Result<bool> {
+        match self.handle.lock(Locking::TryShared) {
+            Ok(locked) => Ok(locked.then(|| Locked::new(self)).is_some()),
             Err(e) => Err(Error::io("lock", &self.path, e)),
         }
     }
@@ -384,7 +415,7 @@ impl File {
             match self.handle.lock(locking) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Error::io("lock", &self.path, e)),
-                Ok(_) => return Ok(Locked(self)),
+                Ok(_) => return Ok(Locked::new(self)),
             }
         }
     }

@@ -44,6 +44,7 @@ pub(super) struct Status {
 pub(super) enum Locking {
     Shared,
     Exclusive,
+    TryShared,
     TryExclusive,
     Unlock,
 }
@@ -57,7 +58,8 @@ impl Access {
             Self::ReadWrite(mode) => (OFlags::RDWR | OFlags::CREATE, mode),
             Self::Append(mode) => (OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND, mode),
         };
-        (flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode))
+        // A pipe that somebody put in the place of a file is not waited for.
+        (flags | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::from_raw_mode(mode))
     }
 }
 
@@ -209,6 +211,7 @@ impl Handle {
                 let operation = match locking {
                     Locking::Shared => FlockOperation::LockShared,
                     Locking::Exclusive => FlockOperation::LockExclusive,
+                    Locking::TryShared => FlockOperation::NonBlockingLockShared,
                     Locking::TryExclusive => FlockOperation::NonBlockingLockExclusive,
                     Locking::Unlock => FlockOperation::Unlock,
                 };
@@ -220,6 +223,15 @@ impl Handle {
             }
             #[cfg(test)]
             Self::Model(open) => open.lock(locking),
+        }
+    }
+
+    /// Makes a copy of the descriptor that nobody closes, so that its locks last as long as the process.
+    pub(super) fn keep_open(&self) -> bool {
+        match self {
+            Self::Kernel(fd) => rustix::io::fcntl_dupfd_cloexec(fd, 0).map(std::mem::forget).is_ok(),
+            #[cfg(test)]
+            Self::Model(_) => false,
         }
     }
 

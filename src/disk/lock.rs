@@ -11,7 +11,11 @@
 //! Every lock is `flock(2)`: it belongs to the open file, so it dies with the process, also on
 //! `kill -9`, and two stores in one process exclude each other as two processes do.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -28,20 +32,27 @@ const OWNER_BYTES: u64 = 64 * 1024;
 /// How often the directory may be swapped under us before we give up.
 const SWAP_RETRIES: usize = 16;
 
+/// How long the files of a process that is dying may take to be closed.
+const DYING: Duration = Duration::from_millis(100);
+
 /// Locks the directory of an instance. `make` says whether a missing one is made.
 ///
 /// The caller holds `recovery.lock` shared, or exclusive.
 pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<Locked<Dir>> {
     let not_found = || Error::NotFound { id: id.clone(), root: root.instances.path().to_owned() };
     for _ in 0..SWAP_RETRIES {
-        if make {
-            root.instances.create_dir(id.as_str())?;
-        }
-        let Some(dir) = root.instances.open_dir(id.as_str())? else {
-            if make {
-                continue;
+        let made = make && root.instances.create_dir(id.as_str())?;
+        let dir = match root.instances.open_dir(id.as_str()) {
+            Ok(Some(dir)) => dir,
+            Ok(None) if make => continue,
+            Ok(None) => return Err(not_found()),
+            Err(error) => {
+                if made {
+                    // The first error is the one to tell; an empty directory does no harm.
+                    let _ = root.instances.remove_dir(id.as_str());
+                }
+                return Err(error);
             }
-            return Err(not_found());
         };
         let Some(dir) = dir.try_lock()? else {
             return Err(Error::Locked { id: id.clone(), owner: owner_of(root, id) });
@@ -56,32 +67,37 @@ pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<
     Err(not_found())
 }
 
-/// The inodes on which this machine has a lock of `flock(2)`, from the kernel's list. For a reader that
-/// must not take a lock to ask for one: even to try would turn others away for a moment. A process in
-/// another container is not in the list.
-pub(crate) fn locked_inodes() -> std::collections::BTreeSet<u64> {
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let inode = |line: &str| {
-        let mut words = line.split_whitespace().skip(1);
-        let is_flock = words.next() == Some("FLOCK");
-        let place = words.nth(3)?;
-        is_flock.then(|| place.rsplit(':').next()?.parse().ok())?
-    };
-    locks.lines().filter_map(inode).collect()
-}
-
-/// The live writer that holds the lock of a directory: the kernel's list says which process.
-fn owner_of(root: &Root, id: &InstanceId) -> Option<Box<Owner>> {
-    let inode = root.instances.stat(id.as_str()).ok()??.identity.inode;
-    let suffix = format!(":{inode}");
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+/// The locks of `flock(2)` on this machine: who has them, and on which device and inode. Empty where
+/// the kernel does not say; a process in another container is not in the list.
+fn locks() -> Vec<(u32, u64, u64)> {
     // 1: FLOCK  ADVISORY  WRITE 4711 fe:00:393219 0 EOF
-    let pid: u32 = locks.lines().find_map(|line| {
+    let parse = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
         let is_flock = words.next() == Some("FLOCK");
         let pid = words.nth(2)?.parse().ok()?;
-        (is_flock && words.next()?.ends_with(&suffix)).then_some(pid)
-    })?;
+        let mut place = words.next()?.split(':');
+        let major = u32::from_str_radix(place.next()?, 16).ok()?;
+        let minor = u32::from_str_radix(place.next()?, 16).ok()?;
+        let inode = place.next()?.parse().ok()?;
+        is_flock.then(|| (pid, rustix::fs::makedev(major, minor), inode))
+    };
+    std::fs::read_to_string("/proc/locks").unwrap_or_default().lines().filter_map(parse).collect()
+}
+
+/// The inodes that are locked. For a reader that must not take a lock to ask for one: even to try
+/// would turn others away for a moment.
+pub(crate) fn locked_inodes() -> BTreeSet<u64> {
+    locks().into_iter().map(|(_, _, inode)| inode).collect()
+}
+
+/// The process that holds the lock of a directory, and what is known of it.
+fn owner_of(root: &Root, id: &InstanceId) -> Option<Box<Owner>> {
+    let identity = root.instances.stat(id.as_str()).ok()??.identity;
+    let same = |(_, device, inode): &(u32, u64, u64)| *inode == identity.inode && *device == identity.device;
+    let held = locks();
+    // Some file systems (btrfs, overlay) show another device in the list than `stat` does.
+    let by_inode = || held.iter().find(|(_, _, inode)| *inode == identity.inode);
+    let (pid, ..) = *held.iter().find(|lock| same(lock)).or_else(by_inode)?;
     let writers = root.writers.names().ok()?;
     let owner = writers
         .iter()
@@ -138,6 +154,7 @@ impl Writer {
 /// A writer whose process is gone. While this is held nobody else recovers it.
 pub(crate) struct DeadWriter {
     pub(crate) id: Uuid,
+    pub(crate) pid: Option<u32>,
     pub(crate) dir: Dir,
     _lock: Locked<File>,
 }
@@ -161,21 +178,83 @@ fn remove_writer(root: &Root, dir: &Dir, name: &str) -> Result<()> {
     }
     dir.sync()?;
     dir.remove_file(layout::WRITER_LOCK)?;
-    root.writers.remove_dir(name)?;
+    remove_emptied(root, name)?;
     root.writers.sync()
+}
+
+/// Removes the directory of a writer of which nothing is left. What somebody else put there goes to
+/// the quarantine with it, so that it is in nobody's way.
+fn remove_emptied(root: &Root, name: &str) -> Result<()> {
+    match root.writers.remove_dir(name) {
+        Err(e) if e.io_kind() == Some(io::ErrorKind::DirectoryNotEmpty) => {
+            tracing::warn!(name, "a strange file is in the directory of a writer, which goes to the quarantine");
+            root.writers.rename(name, &root.quarantine, &format!("writer-{name}"))?;
+            root.quarantine.sync()
+        }
+        removed => removed.map(drop),
+    }
 }
 
 /// Whether a writer other than `own` is dead. Cheap: it is asked at every activation.
 ///
-/// The caller holds `recovery.lock`.
+/// The caller holds `recovery.lock`, and the lock of the instance that it wants to read. A process
+/// that dies lets its locks go one by one: when it has let that one go, it counts as dead.
 pub(crate) fn any_dead_writer(root: &Root, own: Uuid) -> Result<bool> {
     let own = own.to_string();
     for name in root.writers.names()? {
-        if name != own && Uuid::parse_str(&name).is_ok() && take_if_dead(root, &name)?.is_some() {
+        if name == own || Uuid::parse_str(&name).is_err() {
+            continue;
+        }
+        let Some(dir) = root.writers.open_dir(&name)? else { continue };
+        // Others may be asking at this moment, so nobody is to be turned away by the question.
+        let Some(lock) = dir.open_file(layout::WRITER_LOCK)? else { continue };
+        if lock.is_unlocked()? {
             return Ok(true);
+        }
+        if let Some(owner) = read_owner(&dir)?
+            && is_dying(&owner)
+        {
+            return wait_for_death(&dir);
         }
     }
     Ok(false)
+}
+
+/// Whether a process is on its way out: its memory goes before its files do.
+fn is_dying(owner: &Owner) -> bool {
+    let own_machine = owner.pid != std::process::id() && owner.host == host_name();
+    let memory = || std::fs::read_to_string(format!("/proc/{}/statm", owner.pid));
+    own_machine && Path::new("/proc/self/statm").exists() && memory().map_or(true, |m| m.starts_with("0 "))
+}
+
+/// Waits a moment for the lock of a dying writer to go. A process that cannot be seen from here (it
+/// may be in another container) looks the same, and lives on.
+fn wait_for_death(dir: &Dir) -> Result<bool> {
+    let begun = Instant::now();
+    while begun.elapsed() < DYING {
+        // One that is not there any more has been recovered meanwhile: then the files were read too early.
+        let gone = dir.open_file(layout::WRITER_LOCK)?.map_or(Ok(true), File::is_unlocked)?;
+        if gone {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(false)
+}
+
+/// The process ids of living writers.
+pub(crate) fn living_pids(root: &Root) -> Result<BTreeSet<u32>> {
+    let mut pids = BTreeSet::new();
+    for name in root.writers.names()? {
+        if let Some(dir) = root.writers.open_dir(&name)?
+            && let Some(owner) = read_owner(&dir)?
+            && let Some(lock) = dir.open_file(layout::WRITER_LOCK)?
+            && !lock.is_unlocked()?
+        {
+            pids.insert(owner.pid);
+        }
+    }
+    Ok(pids)
 }
 
 /// Every dead writer, locked. The caller holds `recovery.lock` exclusively.
@@ -195,13 +274,14 @@ fn take_if_dead(root: &Root, name: &str) -> Result<Option<DeadWriter>> {
     let Some(lock) = dir.open_file(layout::WRITER_LOCK)? else {
         // A removal that was cut short: the lock goes last, so nothing of value is left.
         if !name.starts_with("new-") {
-            root.writers.remove_dir(name)?;
+            remove_emptied(root, name)?;
         }
         return Ok(None);
     };
     let Some(lock) = lock.try_lock()? else { return Ok(None) };
     let Ok(id) = Uuid::parse_str(name) else { return Ok(None) };
-    Ok(Some(DeadWriter { id, dir, _lock: lock }))
+    let pid = read_owner(&dir)?.map(|owner| owner.pid);
+    Ok(Some(DeadWriter { id, pid, dir, _lock: lock }))
 }
 
 /// Removes writers that were never born. The caller holds `recovery.lock` exclusively, so none is

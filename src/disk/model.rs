@@ -777,14 +777,14 @@ impl Open {
             }
             let exclusive = match locking {
                 Locking::Unlock => return Ok(true),
-                Locking::Shared => false,
+                Locking::Shared | Locking::TryShared => false,
                 Locking::Exclusive | Locking::TryExclusive => true,
             };
             if holders.iter().all(|(_, theirs)| !exclusive && !theirs) {
                 holders.push((self.id, exclusive));
                 return Ok(true);
             }
-            if locking == Locking::TryExclusive {
+            if matches!(locking, Locking::TryExclusive | Locking::TryShared) {
                 return Ok(false);
             }
             if inner.interrupting {

@@ -44,7 +44,7 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
     let mut record = record;
     // Lines that were added by hand while the instance was at rest count.
     record.last_event_seq = files.last_seq();
-    let lane = Lane::new(Arc::clone(root), log, id, record.uid, dir, files, options.record_bytes);
+    let lane = Lane::new(Arc::clone(root), log, id, record.uid, dir, files, true, options.record_bytes);
     Ok(Activated { lane, record: Some(record) })
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, id: &Instan
     }
     // A directory without a record is a creation that was cut short: it is free to be taken.
     let files = EventWriter::empty(options.event_segment_bytes);
-    let lane = Lane::new(Arc::clone(root), log, id, uid, dir, files, options.record_bytes);
+    let lane = Lane::new(Arc::clone(root), log, id, uid, dir, files, false, options.record_bytes);
     Ok(Activated { lane, record: None })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::commit::Line;
 use super::lane::{Lane, sync_files};
-use super::recover::Chain;
+use super::recover::{Chain, Verdict};
 use super::segment;
 use super::service::{Sealed, Shared};
 use super::trash;
@@ -95,7 +95,15 @@ fn rewrite_released(shared: &Shared, id: &InstanceId, lines: Vec<Line>) -> Resul
     let uid = lines.iter().rev().find_map(|line| line.commit.as_ref()).map(|commit| commit.uid);
     let Some(uid) = uid else { return Ok(()) };
     let own = lines.into_iter().filter(|line| line.commit.as_ref().is_some_and(|c| c.uid == uid)).collect();
-    Chain::of(own).anew().apply(&shared.root, id, uid, &dir)
+    whole(id, Chain::of(own).anew().apply(&shared.root, id, uid, &dir)?)
+}
+
+/// An instance that had to be taken out of use keeps the log.
+pub(super) fn whole(id: &InstanceId, verdict: Verdict) -> Result<()> {
+    match verdict {
+        Verdict::Whole => Ok(()),
+        Verdict::Blocked => Err(Error::rejected(format!("instance {id} could not be made anew from the commit log"))),
+    }
 }
 
 fn remove(shared: &Shared, writer: &Writer, number: u64) -> Result<()> {

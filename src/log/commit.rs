@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::lane::Lane;
 use crate::error::Error;
 use crate::options::Durability;
-use crate::record::{Document, EventLine, InstanceId};
+use crate::record::{COUNT_MAX, Document, EventLine, InstanceId};
 
 /// The version of the commit log that this program writes, and the newest that it reads.
 pub(crate) const JOURNAL_FORMAT: u32 = 1;
@@ -148,7 +148,13 @@ pub(crate) fn decode(line: &[u8]) -> Result<Line, String> {
     if crc[PREFIX - 1] != b' ' || stated != Some(crc32fast::hash(json)) {
         return Err("the checksum does not match".into());
     }
-    serde_json::from_slice(json).map_err(|e| e.to_string())
+    let line: Line = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    match &line.commit {
+        Some(c) if c.revision.max(c.epoch).max(c.last_event_seq) >= COUNT_MAX => {
+            Err("a revision, epoch or event number is too large to be one of ours".into())
+        }
+        _ => Ok(line),
+    }
 }
 
 /// Reads what stands in place of two lines whose newline is damaged: the checksum of the first

@@ -10,7 +10,7 @@ use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, File};
 use crate::disk::layout;
 use crate::error::{Error, Result};
-use crate::record::{Event, EventLine};
+use crate::record::{COUNT_MAX, Event, EventLine};
 
 /// Largest `state.json`, in bytes.
 const STATE_BYTES: u64 = 64 * 1024;
@@ -18,6 +18,9 @@ const STATE_BYTES: u64 = 64 * 1024;
 /// How much of a file is read at first, and at a time when there is more.
 const FIRST_CHUNK_BYTES: usize = 4 * 1024;
 const CHUNK_BYTES: usize = 256 * 1024;
+
+/// How much of the end of a file is read to find its last line, at first.
+const LAST_LINE_BYTES: u64 = 1024;
 
 /// Skipping more events than this, it is cheaper to look for the file anew than to read over them.
 const SKIP_EVENTS: u64 = 4096;
@@ -79,8 +82,9 @@ impl EventWriter {
             Some(file) => {
                 let len = file.len()?;
                 match cached {
-                    Some(cached) if cached.offset == len => cached,
-                    _ => scan_to_end(&file, len, cached)?.unwrap_or(fresh),
+                    Some(cached) if cached.offset == len && agrees(&file, len, &cached)? => cached,
+                    Some(cached) if cached.offset < len => scan_to_end(&file, len, Some(cached))?.unwrap_or(fresh),
+                    _ => scan_to_end(&file, len, None)?.unwrap_or(fresh),
                 }
             }
             None => match last_full_segment(&dir)? {
@@ -205,6 +209,26 @@ fn save_state(dir: &Dir, position: &Position, sync: Sync) -> Result<()> {
     atomic::replace(dir, layout::EVENT_STATE, &bytes, sync)
 }
 
+/// Whether the first and the last line of the active file are those that the cache says.
+fn agrees(file: &File, len: u64, cached: &Position) -> Result<bool> {
+    if len == 0 {
+        return Ok(cached.last_seq + 1 == cached.segment);
+    }
+    let mut window = LAST_LINE_BYTES.min(len);
+    loop {
+        let mut bytes = vec![0; usize::try_from(window).unwrap_or(usize::MAX)];
+        let read = file.read_at(&mut bytes, len - window)?;
+        bytes.truncate(read);
+        let Some(lines) = bytes.strip_suffix(b"\n") else { return Ok(false) };
+        let begins = lines.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+        if let Some(begins) = begins.or((window == len).then_some(0)) {
+            let last = RawLine { offset: 0, bytes: lines[begins..].to_vec() };
+            return Ok(last.seq() == Some(cached.last_seq) && first_seq(file)? == Some(cached.segment));
+        }
+        window = (window * 8).min(len);
+    }
+}
+
 /// The cache, when it can be read. After a power cut it may be empty: then it is made again.
 pub(crate) fn read_state(dir: &Dir) -> Result<Option<Position>> {
     let Some(file) = dir.open_file(layout::EVENT_STATE)? else { return Ok(None) };
@@ -281,14 +305,23 @@ pub(crate) struct RawLine {
 impl RawLine {
     /// The `seq`, without parsing the rest: every line that we write begins with it.
     pub(crate) fn seq(&self) -> Option<u64> {
-        let digits = self.bytes.strip_prefix(b"{\"seq\":")?;
+        let Some(digits) = self.bytes.strip_prefix(b"{\"seq\":") else {
+            // Written by hand, perhaps.
+            return self.event().ok().map(|event| event.seq);
+        };
         let end = digits.iter().position(|b| !b.is_ascii_digit())?;
-        std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
+        std::str::from_utf8(&digits[..end]).ok()?.parse().ok().filter(is_seq)
     }
 
     pub(crate) fn event(&self) -> Result<Event, String> {
-        serde_json::from_slice(&self.bytes).map_err(|e| e.to_string())
+        let event: Event = serde_json::from_slice(&self.bytes).map_err(|e| e.to_string())?;
+        if is_seq(&event.seq) { Ok(event) } else { Err(format!("{} is no number of an event", event.seq)) }
     }
+}
+
+/// Events are numbered from 1, and never reach the end of the numbers.
+pub(crate) fn is_seq(seq: &u64) -> bool {
+    (1..COUNT_MAX).contains(seq)
 }
 
 impl<'a> Lines<'a> {

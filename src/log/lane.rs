@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use super::Log;
 use super::commit::{Commit, Line};
 use super::events::EventWriter;
 use super::feed::Feed;
 use super::recover::Chain;
 use super::tail::Tail;
+use super::{Log, checkpoint};
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, Locked};
 use crate::disk::layout;
@@ -33,6 +33,8 @@ pub(crate) struct Lane {
     tail: Arc<Tail>,
     /// The batch of its last commit: what is in the files must be on disk in the log before.
     pub(super) batch: AtomicU64,
+    /// Whether the name of the directory is on disk.
+    pub(super) named: AtomicBool,
     /// Revision of the last commit that was applied in this activation, plus one.
     applied: AtomicU64,
     pending: Mutex<Pending>,
@@ -76,6 +78,7 @@ impl Lane {
         uid: Uuid,
         dir: Locked<Dir>,
         files: EventWriter,
+        recorded: bool,
         record_bytes: usize,
     ) -> Arc<Self> {
         let last_seq = files.last_seq();
@@ -87,6 +90,7 @@ impl Lane {
             root,
             tail: log.tail(),
             batch: AtomicU64::new(0),
+            named: AtomicBool::new(recorded),
             applied: AtomicU64::new(0),
             pending: Mutex::default(),
             files: Mutex::new(files),
@@ -249,7 +253,7 @@ impl Lane {
         self.tail.ensure(self.batch.load(Ordering::Acquire))?;
         let applied = self.applied.load(Ordering::Acquire);
         lines.retain(|line| line.commit.as_ref().is_some_and(|c| c.uid == self.uid && c.revision < applied));
-        Chain::of(lines).anew().apply(&self.root, &self.id, self.uid, &self.dir)?;
+        checkpoint::whole(&self.id, Chain::of(lines).anew().apply(&self.root, &self.id, self.uid, &self.dir)?)?;
         *files = files.reload(&self.dir, 0)?;
         Ok(())
     }
@@ -311,6 +315,22 @@ impl Lane {
     fn let_go(&self) {
         self.pending().phase = Phase::Released;
         self.dir.unlock();
+    }
+}
+
+impl Drop for Lane {
+    /// A store that is dropped without being shut down lets its instances go one by one. None may go
+    /// while its files lack a commit: whoever locks it then would take them for complete. When they
+    /// cannot be written the lock stays until the process ends.
+    fn drop(&mut self) {
+        let lacking = {
+            let pending = self.pending();
+            pending.phase == Phase::Deleted || pending.phase == Phase::Open && pending.record.is_some()
+        };
+        if lacking && let Err(error) = self.release() {
+            tracing::warn!(id = %self.id, %error, "an instance stays locked: its files could not be written");
+            self.dir.keep_locked();
+        }
     }
 }
 

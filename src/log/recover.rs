@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -44,8 +45,6 @@ pub(crate) struct Recovered {
 #[derive(Default)]
 struct Remains {
     lines: Vec<Line>,
-    /// The boots in which the lines were written.
-    boots: BTreeSet<String>,
     /// Its last commits that were lost to damage.
     lost: u64,
 }
@@ -75,13 +74,21 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
         collect(root, &writer.dir, writer.id, &mut remains)?;
     }
     let writers: BTreeSet<Uuid> = dead.iter().map(|w| w.id).collect();
+    let dying = Dying { pids: dead.iter().filter_map(|w| w.pid).collect(), living: lock::living_pids(root)? };
+    let mut blocked = false;
     for (id, remains) in remains {
         done.commits += remains.lines.len();
-        if recover_instance(root, &id, remains, &writers)? {
+        blocked |= recover_instance(root, &id, remains, &dying)? == Verdict::Blocked;
+        if interrupt(root, &id, &writers, &dying)? {
             done.interrupted.push(id);
         }
     }
     root.instances.sync()?;
+    if blocked {
+        for writer in &dead {
+            keep_log(root, writer)?;
+        }
+    }
     note_replayed(root, &writers)?;
     for writer in dead {
         writer.remove(root)?;
@@ -138,11 +145,9 @@ fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeMap<Instance
             let entry = remains.entry(id.clone()).or_default();
             entry.lost = entry.lost.saturating_add(*lost);
         }
-        let boot = found.header.map(|h| h.boot_id).unwrap_or_default();
         for line in found.commits {
             let Some(commit) = &line.commit else { continue };
             let entry = remains.entry(commit.id.clone()).or_default();
-            entry.boots.insert(boot.clone());
             entry.lines.push(line);
         }
     }
@@ -164,8 +169,20 @@ fn keep_damage(root: &Root, dir: &Dir, name: &str, file: &File, writer: Uuid, fo
     quarantine::keep(root, &owner, dir, name, &tail, Some(torn.offset), &torn.reason)
 }
 
-/// Brings one instance up to its last commit; says whether it was interrupted.
-fn recover_instance(root: &Arc<Root>, id: &InstanceId, remains: Remains, dead: &BTreeSet<Uuid>) -> Result<bool> {
+/// Keeps the whole log of a writer: an instance could not be brought up to what is in it.
+fn keep_log(root: &Root, writer: &lock::DeadWriter) -> Result<()> {
+    for number in lock::segments(&writer.dir)? {
+        let name = layout::journal_segment(number);
+        let Some(file) = writer.dir.open_file(&name)? else { continue };
+        let (owner, bytes) = (format!("writer-{}", writer.id), file.read_all(u64::MAX - 1)?);
+        let reason = "an instance in it could not be recovered";
+        quarantine::keep(root, &owner, &writer.dir, &name, &bytes, None, reason)?;
+    }
+    Ok(())
+}
+
+/// Brings one instance up to its last commit.
+fn recover_instance(root: &Root, id: &InstanceId, remains: Remains, dying: &Dying) -> Result<Verdict> {
     // An instance of that id may have been deleted and made again: each life for itself.
     let mut lives: Vec<(Uuid, Vec<Line>)> = Vec::new();
     for line in remains.lines {
@@ -184,31 +201,33 @@ fn recover_instance(root: &Arc<Root>, id: &InstanceId, remains: Remains, dead: &
         let ended = chain.deleted || trash::holds(root, id, uid)?;
         if ended { over.push(uid) } else { going_on.push((uid, chain)) }
     }
+    let mut verdict = Verdict::Whole;
     for uid in over {
-        bury(root, id, uid, going_on.is_empty())?;
+        bury(root, id, uid, going_on.is_empty(), dying)?;
     }
     going_on.sort_by_key(|(_, chain)| chain.commits.first().map(|(meta, _)| std::cmp::Reverse(meta.at)));
-    // In the boot that wrote the log a directory that is missing was removed by somebody. After
-    // another boot it may be one that never reached the disk.
-    let recreate = !remains.boots.contains(&root.boot_id);
     if going_on.is_empty() && remains.lost > 0 {
-        block(root, id, LOST)?;
+        verdict = block(root, id, LOST)?;
     }
     let mut lost = remains.lost;
     for (uid, mut chain) in going_on {
         chain.lost = std::mem::take(&mut lost);
-        if let Some(dir) = claim(root, id, recreate)? {
-            chain.apply(root, id, uid, &dir)?;
+        // A directory that is missing was removed by somebody: its name was on disk before a commit
+        // at the level `Disk` was acknowledged.
+        if let Some(dir) = claim(root, id, dying)?
+            && chain.apply(root, id, uid, &dir)? == Verdict::Blocked
+        {
+            verdict = Verdict::Blocked;
         }
     }
-    interrupt(root, id, dead)
+    Ok(verdict)
 }
 
 /// Finishes a deletion. A directory whose record is missing or torn (after a power cut) is that of the
 /// deleted instance only if no other life has its record in the log alone (`alone`), and only if the
 /// directory of the deleted one was not moved before.
-fn bury(root: &Root, id: &InstanceId, uid: Uuid, alone: bool) -> Result<()> {
-    let Some(dir) = claim(root, id, false)? else { return Ok(()) };
+fn bury(root: &Root, id: &InstanceId, uid: Uuid, alone: bool, dying: &Dying) -> Result<()> {
+    let Some(dir) = claim(root, id, dying)? else { return Ok(()) };
     let bytes = activate::read_bytes(&dir, &Options::default())?;
     let is_its_own = match bytes.map(|bytes| activate::parse(&dir, id, &bytes)) {
         Some(Ok(record)) => record.uid == uid,
@@ -223,20 +242,48 @@ fn bury(root: &Root, id: &InstanceId, uid: Uuid, alone: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether an instance has everything that was committed to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Whole,
+    /// It was taken out of use.
+    Blocked,
+}
+
+/// Whose locks may be about to go: a process that dies lets them go one by one.
+struct Dying {
+    pids: BTreeSet<u32>,
+    /// Processes that have the root open. One of them may have had another store that is gone.
+    living: BTreeSet<u32>,
+}
+
+/// How long the locks of a process that is dying may last.
+const DYING: Duration = Duration::from_secs(2);
+
 /// Locks the directory for recovery. `None` when it is not there, or when a living process owns it:
 /// that one read the files when they were complete, because this writer was alive then.
-pub(super) fn claim(root: &Root, id: &InstanceId, recreate: bool) -> Result<Option<Locked<Dir>>> {
-    match lock::lock_instance(root, id, recreate) {
-        Ok(dir) => Ok(Some(dir)),
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(Error::Locked { .. }) => {
-            if let Some(dir) = root.instances.open_dir(id.as_str())? {
-                sync_files(&dir)?;
-            }
-            Ok(None)
+fn claim(root: &Root, id: &InstanceId, dying: &Dying) -> Result<Option<Locked<Dir>>> {
+    let begun = Instant::now();
+    loop {
+        let owner = match lock::lock_instance(root, id, false) {
+            Ok(dir) => return Ok(Some(dir)),
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(Error::Locked { owner, .. }) => owner.map(|owner| owner.pid),
+            Err(e) => return Err(e),
+        };
+        // Where the kernel does not say who has the lock it may be anybody.
+        if owner.is_none_or(|pid| dying.pids.contains(&pid)) && begun.elapsed() < DYING {
+            std::thread::sleep(Duration::from_millis(2));
+        } else if owner.is_some_and(|pid| dying.pids.contains(&pid) && !dying.living.contains(&pid)) {
+            return Err(Error::Locked { id: id.clone(), owner: None });
+        } else {
+            break;
         }
-        Err(e) => Err(e),
     }
+    if let Some(dir) = root.instances.open_dir(id.as_str())? {
+        sync_files(&dir)?;
+    }
+    Ok(None)
 }
 
 /// The commits of one life of an instance, in order, each once.
@@ -269,7 +316,7 @@ impl Chain {
     }
 
     /// Brings the files of the instance, whose lock the caller holds, up to these commits, durably.
-    pub(super) fn apply(&self, root: &Root, id: &InstanceId, uid: Uuid, dir: &Dir) -> Result<()> {
+    pub(super) fn apply(&self, root: &Root, id: &InstanceId, uid: Uuid, dir: &Dir) -> Result<Verdict> {
         let bytes = activate::read_bytes(dir, &Options::default())?;
         let disk = match bytes.as_deref().map(|bytes| activate::parse(dir, id, bytes)) {
             Some(Err(e @ Error::NewerFormat { .. })) => return Err(e),
@@ -279,7 +326,7 @@ impl Chain {
         };
         match &disk {
             // Another instance has the name by now, or somebody put one there.
-            Some(record) if record.uid != uid => return Ok(()),
+            Some(record) if record.uid != uid => return Ok(Verdict::Whole),
             _ => {}
         }
         if self.lost > 0 && !self.lost_is_in(disk.as_ref()) {
@@ -296,7 +343,7 @@ impl Chain {
         let Some(mut record) = record else {
             return block(root, id, "neither the log nor the directory holds its record");
         };
-        let Some((last, _)) = self.commits.last() else { return Ok(()) };
+        let Some((last, _)) = self.commits.last() else { return Ok(Verdict::Whole) };
         record.revision = last.revision;
         record.epoch = last.epoch;
         record.updated_at = last.at;
@@ -314,7 +361,8 @@ impl Chain {
             };
         }
         // In any case into a new file: the old one may be one whose fsync has failed.
-        write_record(dir, &record)
+        write_record(dir, &record)?;
+        Ok(Verdict::Whole)
     }
 
     /// Whether the files have the commits that the log has lost.
@@ -343,7 +391,11 @@ impl Chain {
     /// The last whole record in the log, to which the later commits add no more than events.
     fn last_record(&self) -> Result<Option<RawRecord>, String> {
         let Some(raw) = self.commits.iter().rev().find_map(|(_, line)| line.record.as_ref()) else { return Ok(None) };
-        RawRecord::parse(raw.get().as_bytes()).map(Some).map_err(|e| e.to_string())
+        let record = RawRecord::parse(raw.get().as_bytes()).map_err(|e| e.to_string())?;
+        match self.commits.last() {
+            Some((meta, _)) if meta.id == record.id && meta.uid == record.uid => Ok(Some(record)),
+            _ => Err("a commit in the log holds the record of another instance".into()),
+        }
     }
 
     fn event_lines(&self) -> Result<Vec<EventLine>, String> {
@@ -354,6 +406,9 @@ impl Chain {
         let mut lines: Vec<EventLine> = Vec::new();
         for raw in self.commits.iter().flat_map(|(_, line)| &line.events) {
             let Numbered { seq } = serde_json::from_str(raw.get()).map_err(|e| e.to_string())?;
+            if !events::is_seq(&seq) {
+                return Err(format!("{seq} is no number of an event"));
+            }
             // A later epoch that went on from an earlier event replaces what was never acknowledged.
             lines.truncate(lines.iter().position(|line| line.seq >= seq).unwrap_or(lines.len()));
             lines.push(EventLine { seq, text: raw.get().into() });
@@ -478,8 +533,8 @@ fn copy(from: &File, to: &mut File, len: u64) -> Result<()> {
 
 /// A process died while this instance was at work: it becomes `interrupted`, under a new epoch,
 /// unless somebody else has taken it up since.
-fn interrupt(root: &Arc<Root>, id: &InstanceId, dead: &BTreeSet<Uuid>) -> Result<bool> {
-    let Some(dir) = claim(root, id, false)? else { return Ok(false) };
+fn interrupt(root: &Root, id: &InstanceId, dead: &BTreeSet<Uuid>, dying: &Dying) -> Result<bool> {
+    let Some(dir) = claim(root, id, dying)? else { return Ok(false) };
     let Some(bytes) = activate::read_bytes(&dir, &Options::default())? else { return Ok(false) };
     let Ok(mut record) = activate::parse(&dir, id, &bytes) else { return Ok(false) };
     if !record.status.is_running() || !dead.contains(&record.writer) || refuse_if_blocked(root, id).is_err() {
@@ -495,10 +550,11 @@ fn interrupt(root: &Arc<Root>, id: &InstanceId, dead: &BTreeSet<Uuid>) -> Result
 }
 
 /// Takes an instance out of use whose acknowledged commits cannot all be brought back.
-fn block(root: &Root, id: &InstanceId, reason: &str) -> Result<()> {
+fn block(root: &Root, id: &InstanceId, reason: &str) -> Result<Verdict> {
     tracing::error!(%id, reason, "an instance cannot be recovered, and is blocked");
     let text = serde_json::json!({ "instance_id": id, "at": chrono::Utc::now(), "reason": reason }).to_string();
-    atomic::replace(&root.quarantine, &layout::blocked(id), text.as_bytes(), Sync::Yes)
+    atomic::replace(&root.quarantine, &layout::blocked(id), text.as_bytes(), Sync::Yes)?;
+    Ok(Verdict::Blocked)
 }
 
 /// Refuses an instance that [`block`] took out of use, until a person removes the file.

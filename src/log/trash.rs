@@ -37,6 +37,14 @@ pub(crate) fn empty(root: &Root, own: Option<Uuid>) {
     }
 }
 
+/// Whether its name has to stay, because another process's log may hold commits of it.
+pub(crate) fn is_needed(root: &Root, name: &str) -> Result<bool> {
+    let Some(dir) = root.trash.open_dir(name)? else { return Ok(false) };
+    let Some(file) = dir.open_file(layout::HOLDERS)? else { return Ok(false) };
+    let noted: Holders = serde_json::from_slice(&file.read_all(HOLDERS_BYTES)?).unwrap_or_default();
+    Ok(!still_holding(root, &noted)?.is_empty())
+}
+
 /// Removes one deleted instance: its files, and its name as soon as nobody needs it any more.
 pub(crate) fn clear(root: &Root, own: Option<Uuid>, name: &str) -> Result<()> {
     let Some(dir) = root.trash.open_dir(name)? else { return Ok(()) };

@@ -17,6 +17,10 @@ use crate::error::{Error, Result};
 /// The version of the record format that this program writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;
 
+/// Revisions, epochs and numbers of events stay below this, so that counting on never overflows. A
+/// larger one is damage.
+pub(crate) const COUNT_MAX: u64 = 1 << 62;
+
 /// Most tags of an instance, and the longest key or value, in bytes.
 const MAX_TAGS: usize = 64;
 const MAX_TAG_BYTES: usize = 256;
@@ -178,7 +182,11 @@ impl<S: Serialize + Send + Sync> Document for Record<S> {
 impl RawRecord {
     /// Parses a record from its bytes; the state stays as it is.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(bytes)
+        let record: Self = serde_json::from_slice(bytes)?;
+        if record.revision.max(record.epoch).max(record.last_event_seq) >= COUNT_MAX {
+            return Err(serde::de::Error::custom("a revision, epoch or event number is too large to be one of ours"));
+        }
+        Ok(record)
     }
 
     /// The record with its state parsed.

@@ -13,5 +13,5 @@ pub use event::Event;
 pub(crate) use event::{EventDraft, EventLine};
 pub use id::InstanceId;
 pub use meta::Record;
-pub(crate) use meta::{Document, FORMAT, RawRecord};
+pub(crate) use meta::{COUNT_MAX, Document, FORMAT, RawRecord};
 pub use status::Status;
