@@ -19,10 +19,10 @@ pub(crate) enum Protection {
     Generations,
     /// Files are replaced, not written over.
     Replacement,
+    /// The name of a new instance is on disk before its first commit.
+    NameFlush,
     /// Directories are flushed before the log is dropped.
     DirectoryFlush,
-    /// Segments go in their order, each durably.
-    SegmentOrder,
     /// The lock is taken before anything is read.
     LockThenRead,
     /// Damage is told from a torn tail.

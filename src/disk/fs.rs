@@ -218,8 +218,10 @@ fn absent(opened: Result<Handle>) -> Result<Option<Handle>> {
 pub(crate) trait Lockable {
     fn unlock(&self);
 
-    /// Sees to it that the file is never closed; `false` when that cannot be done.
-    fn keep_open(&self) -> bool;
+    /// The same open file once more, which has the same lock.
+    fn duplicate(&self) -> Option<Self>
+    where
+        Self: Sized;
 }
 
 impl Lockable for Dir {
@@ -228,8 +230,8 @@ impl Lockable for Dir {
         let _ = self.handle.lock(Locking::Unlock);
     }
 
-    fn keep_open(&self) -> bool {
-        self.handle.keep_open()
+    fn duplicate(&self) -> Option<Self> {
+        Some(Self { handle: self.handle.duplicate()?, path: self.path.clone() })
     }
 }
 
@@ -238,8 +240,8 @@ impl Lockable for File {
         let _ = self.handle.lock(Locking::Unlock);
     }
 
-    fn keep_open(&self) -> bool {
-        self.handle.keep_open()
+    fn duplicate(&self) -> Option<Self> {
+        Some(Self { handle: self.handle.duplicate()?, path: self.path.clone() })
     }
 }
 
@@ -260,9 +262,11 @@ impl<T: Lockable> Locked<T> {
         self.0.unlock();
     }
 
-    /// Keeps the lock, also when this is dropped, until the process ends.
-    pub(crate) fn keep_locked(&self) {
-        self.1.store(self.0.keep_open(), Ordering::Relaxed);
+    /// Hands the lock over; `None` when that cannot be done.
+    pub(crate) fn hand_over(&self) -> Option<Self> {
+        let heir = self.0.duplicate()?;
+        self.1.store(true, Ordering::Relaxed);
+        Some(Self::new(heir))
     }
 }
 

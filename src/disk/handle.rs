@@ -226,12 +226,12 @@ impl Handle {
         }
     }
 
-    /// Makes a copy of the descriptor that nobody closes, so that its locks last as long as the process.
-    pub(super) fn keep_open(&self) -> bool {
+    /// Another descriptor of the same open file, with the same locks.
+    pub(super) fn duplicate(&self) -> Option<Self> {
         match self {
-            Self::Kernel(fd) => rustix::io::fcntl_dupfd_cloexec(fd, 0).map(std::mem::forget).is_ok(),
+            Self::Kernel(fd) => rustix::io::fcntl_dupfd_cloexec(fd, 0).ok().map(Self::Kernel),
             #[cfg(test)]
-            Self::Model(_) => false,
+            Self::Model(_) => None,
         }
     }
 

@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -117,9 +117,17 @@ pub(crate) struct Writer {
     pub(crate) id: Uuid,
     pub(crate) dir: Dir,
     _lock: Locked<File>,
+    /// Locks that go after the writer's own: see [`Writer::adopt`].
+    orphans: Mutex<Vec<Locked<Dir>>>,
 }
 
 impl Writer {
+    /// Keeps the lock of an instance whose files lack commits until this writer counts as dead:
+    /// whoever gets it then recovers first.
+    pub(crate) fn adopt(&self, dir: Locked<Dir>) {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner).push(dir);
+    }
+
     /// Makes a writer. It is made under another name, locked, then renamed into place, so nobody
     /// takes it for a dead one in between.
     pub(crate) fn create(root: &Arc<Root>) -> Result<Self> {
@@ -142,7 +150,7 @@ impl Writer {
         root.writers.rename(&unborn, &root.writers, &id.to_string())?;
         root.writers.sync()?;
         let dir = root.writers.ensure_dir(&id.to_string())?;
-        Ok(Self { id, dir, _lock: lock })
+        Ok(Self { id, dir, _lock: lock, orphans: Mutex::default() })
     }
 
     /// Removes the writer's directory, once nothing of it is needed: segments first, the lock last.
@@ -240,6 +248,11 @@ fn wait_for_death(dir: &Dir) -> Result<bool> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(false)
+}
+
+/// Whether this is another writer, which has the root open.
+pub(crate) fn is_writer(root: &Root, writer: Uuid, own: Uuid) -> Result<bool> {
+    Ok(writer != own && root.writers.stat(&writer.to_string())?.is_some())
 }
 
 /// The process ids of living writers.

@@ -42,9 +42,13 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
     let files = EventWriter::load(&dir, record.last_event_seq, options.event_segment_bytes)
         .map_err(|e| keep(root, id, &dir, layout::EVENT_LOG, None, e))?;
     let mut record = record;
+    if lock::is_writer(root, record.writer, log.writer_id())? {
+        // It may have made the instance at the level `Os`, and not have come to flush its name yet.
+        log.tail().note_unnamed(id);
+    }
     // Lines that were added by hand while the instance was at rest count.
     record.last_event_seq = files.last_seq();
-    let lane = Lane::new(Arc::clone(root), log, id, record.uid, dir, files, true, options.record_bytes);
+    let lane = Lane::new(Arc::clone(root), log, id, record.uid, dir, files, options.record_bytes);
     Ok(Activated { lane, record: Some(record) })
 }
 
@@ -61,7 +65,7 @@ pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, id: &Instan
     }
     // A directory without a record is a creation that was cut short: it is free to be taken.
     let files = EventWriter::empty(options.event_segment_bytes);
-    let lane = Lane::new(Arc::clone(root), log, id, uid, dir, files, false, options.record_bytes);
+    let lane = Lane::new(Arc::clone(root), log, id, uid, dir, files, options.record_bytes);
     Ok(Activated { lane, record: None })
 }
 
@@ -72,11 +76,20 @@ fn lock_undisturbed(root: &Arc<Root>, log: &Log, id: &InstanceId, make: bool) ->
     for _ in 0..RECOVERY_RETRIES {
         let order = root.recovery_lock()?.lock(Lock::Shared)?;
         let dir = lock::lock_instance(root, id, make)?;
-        if !lock::any_dead_writer(root, log.writer_id())? {
-            recover::refuse_if_blocked(root, id)?;
-            return Ok(dir);
+        let looked = lock::any_dead_writer(root, log.writer_id());
+        let looked =
+            looked.and_then(|dead| if dead { Ok(dead) } else { recover::refuse_if_blocked(root, id).map(|()| dead) });
+        match looked {
+            Ok(false) => return Ok(dir),
+            Ok(true) => drop((dir, order)),
+            Err(error) => {
+                if make {
+                    // It goes if it is empty: then it is of no use to anybody.
+                    let _ = root.instances.remove_dir(id.as_str());
+                }
+                return Err(error);
+            }
         }
-        drop((dir, order));
         recover::recover(root, Some(log.writer_id()))?;
     }
     Err(Error::Overloaded { what: "recoveries of dead writers during one activation", limit: RECOVERY_RETRIES as u64 })

@@ -108,9 +108,9 @@ pub(super) fn whole(id: &InstanceId, verdict: Verdict) -> Result<()> {
 
 fn remove(shared: &Shared, writer: &Writer, number: u64) -> Result<()> {
     if !without(Protection::DirectoryFlush) {
-        shared.root.instances.sync()?;
+        shared.tail.sync_names(&shared.root.instances)?;
     }
     writer.dir.remove_file(&layout::journal_segment(number))?;
     // Before a later one goes: it may hold the deletion of an instance that this one would bring back.
-    if without(Protection::SegmentOrder) { Ok(()) } else { writer.dir.sync() }
+    writer.dir.sync()
 }

@@ -55,6 +55,13 @@ pub(crate) struct CommitMeta {
     pub(crate) deleted: bool,
 }
 
+impl CommitMeta {
+    /// Whether it is the first commit of an instance.
+    pub(crate) fn is_creation(&self) -> bool {
+        self.revision == 0
+    }
+}
+
 /// The first line of a segment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Header {

@@ -110,11 +110,10 @@ impl Journal {
             Err(error) => self.segment.as_mut().ok_or(Failure::NotApplied(error))?,
             Ok(()) => self.segment.as_mut().ok_or(Failure::NotApplied(Error::Closed))?,
         };
-        let unnamed = |c: &&Commit| c.durability == Durability::Disk && !c.lane.named.load(Ordering::Relaxed);
-        if commits.iter().any(|c| unnamed(&c)) {
-            // A directory whose name is lost with the power would take the commit with it.
-            shared.root.instances.sync().map_err(Failure::NotApplied)?;
-            commits.iter().for_each(|c| c.lane.named.store(true, Ordering::Relaxed));
+        commits.iter().filter(|c| c.meta.is_creation()).for_each(|c| shared.tail.note_unnamed(&c.meta.id));
+        let on_disk = commits.iter().filter(|c| c.durability == Durability::Disk);
+        if shared.tail.any_unnamed(on_disk.map(|c| &c.meta.id)) {
+            shared.tail.sync_names(&shared.root.instances).map_err(Failure::NotApplied)?;
         }
         let bytes = encode_batch(segment, commits).map_err(Failure::NotApplied)?;
         segment.append(&bytes, durable, deletions, &shared.tail)?;

@@ -2,7 +2,7 @@
 //! yet, and the files.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use uuid::Uuid;
 
@@ -15,6 +15,7 @@ use super::{Log, checkpoint};
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, Locked};
 use crate::disk::layout;
+use crate::disk::lock::Writer;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
 use crate::mutants::{Protection, without};
@@ -31,10 +32,9 @@ pub(crate) struct Lane {
     pub(crate) feed: Arc<Feed>,
     root: Arc<Root>,
     tail: Arc<Tail>,
+    writer: Weak<Writer>,
     /// The batch of its last commit: what is in the files must be on disk in the log before.
     pub(super) batch: AtomicU64,
-    /// Whether the name of the directory is on disk.
-    pub(super) named: AtomicBool,
     /// Revision of the last commit that was applied in this activation, plus one.
     applied: AtomicU64,
     pending: Mutex<Pending>,
@@ -78,7 +78,6 @@ impl Lane {
         uid: Uuid,
         dir: Locked<Dir>,
         files: EventWriter,
-        recorded: bool,
         record_bytes: usize,
     ) -> Arc<Self> {
         let last_seq = files.last_seq();
@@ -89,8 +88,8 @@ impl Lane {
             feed: log.feed(id),
             root,
             tail: log.tail(),
+            writer: log.weak_writer(),
             batch: AtomicU64::new(0),
-            named: AtomicBool::new(recorded),
             applied: AtomicU64::new(0),
             pending: Mutex::default(),
             files: Mutex::new(files),
@@ -321,15 +320,19 @@ impl Lane {
 impl Drop for Lane {
     /// A store that is dropped without being shut down lets its instances go one by one. None may go
     /// while its files lack a commit: whoever locks it then would take them for complete. When they
-    /// cannot be written the lock stays until the process ends.
+    /// cannot be written the lock stays until the writer counts as dead, and is recovered.
     fn drop(&mut self) {
         let lacking = {
             let pending = self.pending();
             pending.phase == Phase::Deleted || pending.phase == Phase::Open && pending.record.is_some()
         };
         if lacking && let Err(error) = self.release() {
-            tracing::warn!(id = %self.id, %error, "an instance stays locked: its files could not be written");
-            self.dir.keep_locked();
+            tracing::warn!(id = %self.id, %error, "the files of an instance could not be written: its commits are in the log");
+            if let Some(writer) = self.writer.upgrade()
+                && let Some(lock) = self.dir.hand_over()
+            {
+                writer.adopt(lock);
+            }
         }
     }
 }

@@ -127,6 +127,10 @@ fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeMap<Instance
     for number in lock::segments(dir)? {
         let name = layout::journal_segment(number);
         let Some(file) = dir.open_file(&name)? else { continue };
+        // Here, too, files follow only what is on disk in the log: commits at the level `Os` may not be
+        // yet. Should a flush of this file have failed before, this one may be wrong about those that
+        // nobody was promised to be on disk, and about no others.
+        file.sync_data()?;
         let found = segment::read(&file)?;
         keep_damage(root, dir, &name, &file, writer, &found)?;
         contents.push(found);
@@ -447,7 +451,13 @@ fn reconcile_events(
     anew: bool,
 ) -> Result<()> {
     let dir = match lines.first() {
-        Some(_) => instance.ensure_dir(layout::EVENTS)?,
+        Some(_) => {
+            if instance.create_dir(layout::EVENTS)? {
+                // Before a record that knows of the events has its name.
+                instance.sync()?;
+            }
+            instance.ensure_dir(layout::EVENTS)?
+        }
         None => match instance.open_dir(layout::EVENTS)? {
             Some(dir) => dir,
             None => return Ok(()),

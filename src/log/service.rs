@@ -155,6 +155,10 @@ impl Log {
         lock(&self.writer).clone().ok_or(Error::Closed)
     }
 
+    pub(super) fn weak_writer(&self) -> Weak<Writer> {
+        lock(&self.writer).as_ref().map(Arc::downgrade).unwrap_or_default()
+    }
+
     pub(crate) fn writer_id(&self) -> uuid::Uuid {
         self.writer_id
     }

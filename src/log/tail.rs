@@ -4,12 +4,14 @@
 //! leave them ahead of it. And one flush at a time, none after one that failed: the kernel reports a
 //! failure once, and another flush could say yes to bytes that are lost.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::fs::File;
+use crate::disk::fs::{Dir, File};
 use crate::error::{Error, Result};
 use crate::mutants::{Protection, without};
+use crate::record::InstanceId;
 
 #[derive(Default)]
 pub(crate) struct Tail {
@@ -19,6 +21,8 @@ pub(crate) struct Tail {
     written: AtomicU64,
     durable: AtomicU64,
     poisoned: Mutex<Option<Arc<Error>>>,
+    /// Instances whose directory may have a name that is not on disk yet.
+    unnamed: Mutex<HashSet<InstanceId>>,
 }
 
 impl Tail {
@@ -30,6 +34,29 @@ impl Tail {
     pub(super) fn set_poison(&self, error: Error) {
         tracing::error!(%error, "the commit log is poisoned: this store takes no more writes");
         self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(Arc::new(error));
+    }
+
+    /// The name of this instance's directory may not be on disk.
+    pub(super) fn note_unnamed(&self, id: &InstanceId) {
+        self.unnamed().insert(id.clone());
+    }
+
+    /// Whether one of these has a name that may not be on disk.
+    pub(super) fn any_unnamed<'a>(&self, mut ids: impl Iterator<Item = &'a InstanceId>) -> bool {
+        let unnamed = self.unnamed();
+        !without(Protection::NameFlush) && !unnamed.is_empty() && ids.any(|id| unnamed.contains(id))
+    }
+
+    /// Makes the names in `instances/` durable. A directory whose name is lost with the power would
+    /// take the commits of its instance with it.
+    pub(super) fn sync_names(&self, instances: &Dir) -> Result<()> {
+        // What is noted from here on may come too late for this flush.
+        let named = std::mem::take(&mut *self.unnamed());
+        instances.sync().inspect_err(|_| self.unnamed().extend(named))
+    }
+
+    fn unnamed(&self) -> MutexGuard<'_, HashSet<InstanceId>> {
+        self.unnamed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on this segment is written.

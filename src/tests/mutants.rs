@@ -10,7 +10,7 @@ const CATCHERS: [(Protection, &str); 12] = [
     (Protection::LogFirst, "tests::crash::one_instance_through_everything"),
     (Protection::Replacement, "tests::crash::one_instance_through_everything"),
     (Protection::DirectoryFlush, "tests::crash::one_instance_through_everything"),
-    (Protection::SegmentOrder, "tests::crash::a_deletion_that_is_checkpointed"),
+    (Protection::NameFlush, "tests::crash::one_instance_through_everything"),
     (Protection::OneFlush, "tests::errors::a_failed_flush_of_the_log_poisons"),
     (Protection::TornBytesCut, "tests::errors::a_failed_write_of_the_log_is_not_applied_and_the_next_works"),
     (Protection::Generations, "tests::errors::a_failed_write_of_the_log_is_not_applied_and_the_next_works"),

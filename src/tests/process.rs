@@ -245,11 +245,15 @@ impl Process {
                 break;
             }
             for event in some {
-                assert_eq!(event.seq, events.len() as u64 + 1, "events out of order");
+                if event.seq != events.len() as u64 + 1 {
+                    return Err(Error::rejected(format!("event {} out of order", event.seq)));
+                }
                 events.push(event.data_as()?);
             }
         }
-        assert_eq!(events.len() as u64, last, "the record and the events are of two moments");
+        if events.len() as u64 != last {
+            return Err(Error::rejected(format!("{} events, and the record knows of {last}", events.len())));
+        }
         Ok(events)
     }
 
