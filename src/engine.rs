@@ -122,7 +122,8 @@ impl Engine {
         self.registry.stop(None);
         let ground = Arc::clone(&self.ground);
         let closed = blocking::run(move || ground.log.close()).await;
-        released.and(closed)
+        // When the log is closed every file is on disk, whatever could not be written at first.
+        closed.map_err(|error| released.err().unwrap_or(error))
     }
 
     /// Opens an existing instance.

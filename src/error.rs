@@ -270,6 +270,11 @@ impl Error {
         Self::Corrupt { path: path.to_owned(), offset, reason: reason.to_string() }
     }
 
+    /// Whether a flush failed: then what looks written may not be on disk.
+    pub(crate) fn is_flush(&self) -> bool {
+        matches!(self, Self::Io { action: "fsync" | "fdatasync" | "fsync the directory", .. })
+    }
+
     /// What the system said, when this is an error of a system call.
     #[must_use]
     pub fn io_kind(&self) -> Option<io::ErrorKind> {

@@ -441,8 +441,8 @@ async fn files_that_cannot_be_flushed_keep_the_log_and_the_commits_stand() -> Te
         let said = subject.tell("shutdown")?;
         drop(subject);
         if once {
-            // The second try writes new files.
-            assert_eq!(said, "ok 0", "{what}");
+            // The second try writes new files, unless the file system has given up meanwhile.
+            assert!(said == "ok 0" || has_log(&disk.root())?, "{what}: {said}");
         } else {
             assert!(said.starts_with("error Io"), "{said}");
             assert!(has_log(&disk.root())?, "{what}: the log went before the files were on disk");

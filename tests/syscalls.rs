@@ -680,8 +680,9 @@ async fn a_checkpoint_that_cannot_flush_keeps_the_log_and_writes_new_files() -> 
         assert_eq!(segments()?, 2, "no segment is dropped");
         assert_eq!(worker.must("count a")?, "3", "commits go on");
         assert_eq!(worker.must("stats")?, "0 true false", "it shows");
-        assert_eq!(worker.ask("shutdown")?, "ok");
+        let said = worker.ask("shutdown")?;
         let trace = strace.end()?;
+        assert_eq!(said, "ok", "{trace:#?}");
         assert_eq!(strace::fired(&trace), 1, "{trace:#?}");
         let at = trace.iter().position(|line| line.contains("(INJECTED)")).ok_or("nothing was injected")?;
         let file = |line: &str| line.split(['<', '>']).nth(1).map(str::to_owned);

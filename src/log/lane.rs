@@ -182,14 +182,18 @@ impl Lane {
                 self.gone.store(true, Ordering::Release);
                 return Err(Error::Gone { id: self.id.clone(), path: self.dir.path().to_owned() });
             }
-            let mut pending = self.pending();
-            if pending.phase == Phase::Open {
-                // What came meanwhile is newer.
-                pending.record.get_or_insert(record);
-                pending.events.splice(0..0, events);
-            }
+            self.put_back(Some(record), events);
         }
         written
+    }
+
+    /// What could not be written is pending again; what came meanwhile is newer.
+    fn put_back(&self, record: Option<Arc<dyn Document>>, events: Vec<EventLine>) {
+        let mut pending = self.pending();
+        if pending.phase == Phase::Open {
+            pending.record = pending.record.take().or(record);
+            pending.events.splice(0..0, events);
+        }
     }
 
     fn write(&self, files: &mut EventWriter, record: &dyn Document, events: &[EventLine]) -> Result<()> {
@@ -250,10 +254,23 @@ impl Lane {
             return self.move_to_trash().map(drop);
         }
         self.tail.ensure(self.batch.load(Ordering::Acquire))?;
-        let applied = self.applied.load(Ordering::Acquire);
+        let (record, events, applied) = {
+            let mut pending = self.pending();
+            (pending.record.take(), std::mem::take(&mut pending.events), self.applied.load(Ordering::Acquire))
+        };
         lines.retain(|line| line.commit.as_ref().is_some_and(|c| c.uid == self.uid && c.revision < applied));
-        checkpoint::whole(&self.id, Chain::of(lines).anew().apply(&self.root, &self.id, self.uid, &self.dir)?)?;
-        *files = files.reload(&self.dir, 0)?;
+        let written = Chain::of(lines)
+            .anew()
+            .apply(&self.root, &self.id, self.uid, &self.dir)
+            .and_then(|verdict| checkpoint::whole(&self.id, verdict))
+            .and_then(|()| files.reload(&self.dir, 0));
+        match written {
+            Ok(reloaded) => *files = reloaded,
+            Err(error) => {
+                self.put_back(record, events);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 

@@ -23,8 +23,8 @@ use crate::record::InstanceId;
 pub(super) struct Sealed {
     pub(super) number: u64,
     pub(super) covered: Vec<(InstanceId, Weak<Lane>)>,
-    /// Whether a try has failed.
-    pub(super) failed: bool,
+    /// Whether a flush of its files has failed: they must be made anew.
+    pub(super) anew: bool,
 }
 
 /// What the threads share.
@@ -71,6 +71,10 @@ struct SealedQueue {
     abandoned: bool,
     /// The try that is made when the log is closed has been given out.
     last_try: bool,
+    /// Whether the checkpointer is there; how often it has tried; and that it shall not pause.
+    attended: bool,
+    tries: u64,
+    try_now: bool,
 }
 
 /// A snapshot of the log's counters.
@@ -114,6 +118,7 @@ impl Log {
                 move || materialise::run(&shared)
             })?,
             checkpointer: spawn(shared, "fiefdom-checkpoint", {
+                lock(&shared.sealed).attended = true;
                 let shared = Arc::clone(shared);
                 move || checkpoint::run(&shared, &writer)
             })?,
@@ -235,7 +240,8 @@ impl Log {
         self.stop();
         let join = |handle: JoinHandle<()>| handle.join().is_ok();
         let journal = join(threads.journal);
-        let flushed = materialise::pass(&self.shared);
+        // What this cannot write, the checkpoint of the last segment tries again.
+        let _ = materialise::pass(&self.shared);
         self.shared.close_dirty();
         let materialiser = join(threads.materialiser);
         self.shared.close_sealed();
@@ -246,7 +252,6 @@ impl Log {
         if !(journal && materialiser && checkpointer) {
             return Err(Error::Closed);
         }
-        flushed?;
         let sealed = lock(&self.shared.sealed);
         if let Some(failure) = &sealed.failure {
             return Err(Error::clone(failure));
@@ -354,7 +359,7 @@ impl Shared {
 
     /// Hands a full segment to the checkpointer.
     pub(super) fn add_sealed(&self, number: u64, covered: Vec<(InstanceId, Weak<Lane>)>) {
-        lock(&self.sealed).segments.push_back(Sealed { number, covered, failed: false });
+        lock(&self.sealed).segments.push_back(Sealed { number, covered, anew: false });
         self.sealed_changed.notify_all();
     }
 
@@ -365,15 +370,16 @@ impl Shared {
         let sealed = lock(&self.sealed);
         let idle = |s: &mut SealedQueue| !s.closed && !s.abandoned && s.segments.is_empty();
         let sealed = self.sealed_changed.wait_while(sealed, idle).unwrap_or_else(PoisonError::into_inner);
-        let failed = |s: &mut SealedQueue| !s.closed && !s.abandoned && s.failure.is_some();
+        let failed = |s: &mut SealedQueue| !s.closed && !s.abandoned && !s.try_now && s.failure.is_some();
         let (mut sealed, _) =
             self.sealed_changed.wait_timeout_while(sealed, backoff, failed).unwrap_or_else(PoisonError::into_inner);
+        sealed.try_now = false;
         let failed = sealed.failure.is_some();
         if sealed.abandoned || sealed.closed && std::mem::replace(&mut sealed.last_try, failed) {
             return None;
         }
         let next = sealed.segments.front_mut()?;
-        Some(Sealed { number: next.number, covered: std::mem::take(&mut next.covered), failed })
+        Some(Sealed { number: next.number, covered: std::mem::take(&mut next.covered), anew: next.anew })
     }
 
     /// The oldest full segment is gone.
@@ -381,6 +387,7 @@ impl Shared {
         let mut sealed = lock(&self.sealed);
         sealed.segments.pop_front();
         sealed.failure = None;
+        sealed.tries += 1;
         drop(sealed);
         self.checkpoints.fetch_add(1, Ordering::Relaxed);
         self.sealed_changed.notify_all();
@@ -391,10 +398,12 @@ impl Shared {
         tracing::error!(%error, "a checkpoint failed: the commit log is kept, and it is tried again");
         self.checkpoint_failures.fetch_add(1, Ordering::Relaxed);
         let mut sealed = lock(&self.sealed);
-        sealed.failure = Some(Arc::new(error));
         if let Some(oldest) = sealed.segments.front_mut() {
             oldest.covered = covered;
+            oldest.anew |= error.is_flush();
         }
+        sealed.failure = Some(Arc::new(error));
+        sealed.tries += 1;
         drop(sealed);
         self.sealed_changed.notify_all();
     }
@@ -403,7 +412,17 @@ impl Shared {
     pub(super) fn wait_for_checkpoints(&self) -> Result<()> {
         let limit = self.options.log_segments;
         let full = |s: &mut SealedQueue| s.segments.len() >= limit && s.failure.is_none() && !s.abandoned;
-        let sealed = self.sealed_changed.wait_while(lock(&self.sealed), full).unwrap_or_else(PoisonError::into_inner);
+        let wait = |sealed, while_: &mut dyn FnMut(&mut SealedQueue) -> bool| {
+            self.sealed_changed.wait_while(sealed, while_).unwrap_or_else(PoisonError::into_inner)
+        };
+        let mut sealed = wait(lock(&self.sealed), &mut { full });
+        if sealed.failure.is_some() && sealed.segments.len() >= limit && sealed.attended {
+            // Now it matters: the cause may have been mended since the last try.
+            let tries = sealed.tries;
+            sealed.try_now = true;
+            self.sealed_changed.notify_all();
+            sealed = wait(sealed, &mut |s| s.tries == tries && !s.abandoned && !s.closed);
+        }
         match &sealed.failure {
             Some(error) if sealed.segments.len() >= limit => Err(Error::clone(error)),
             _ if sealed.abandoned => Err(Error::Closed),
@@ -432,10 +451,11 @@ impl Drop for Log {
     /// Without [`Log::close`] the threads finish what was submitted and end by themselves; the log
     /// stays on disk, and the next opening recovers it.
     fn drop(&mut self) {
-        self.stop();
-        self.shared.close_dirty();
         if lock(&self.threads).is_some() {
+            // First: the last segment must stay, because it lists who was at work.
             self.shared.abandon_sealed();
         }
+        self.stop();
+        self.shared.close_dirty();
     }
 }
