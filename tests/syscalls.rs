@@ -677,7 +677,7 @@ async fn a_checkpoint_that_cannot_flush_keeps_the_log_and_writes_new_files() -> 
             break;
         }
         faults += 1;
-        assert_eq!(segments()?, 2, "no segment is dropped");
+        let kept = segments()?;
         assert_eq!(worker.must("count a")?, "3", "commits go on");
         assert_eq!(worker.must("stats")?, "0 true false", "it shows");
         let said = worker.ask("shutdown")?;
@@ -687,6 +687,8 @@ async fn a_checkpoint_that_cannot_flush_keeps_the_log_and_writes_new_files() -> 
         let at = trace.iter().position(|line| line.contains("(INJECTED)")).ok_or("nothing was injected")?;
         let file = |line: &str| line.split(['<', '>']).nth(1).map(str::to_owned);
         let failed = file(&trace[at]).ok_or("no path")?;
+        // The flush of the writer's directory comes behind the removal of the segment.
+        assert!(kept == 2 || failed.contains("/writers/"), "a segment was dropped: {trace:#?}");
         if failed.ends_with(".json") || failed.ends_with(".jsonl") || failed.ends_with(".log") {
             let again = trace[at + 1..].iter().any(|l| l.starts_with("fsync") && file(l).as_ref() == Some(&failed));
             assert!(!again, "a flush was tried again: {trace:#?}");
