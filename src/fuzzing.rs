@@ -241,6 +241,7 @@ fn tree(dir: &Dir) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Every target by its name, which is also the name of its corpus.
+#[allow(clippy::type_complexity)]
 pub const TARGETS: [(&str, fn(&[u8])); 4] =
     [("record", record), ("event_file", event_file), ("log_segment", log_segment), ("job_line", job_line)];
 

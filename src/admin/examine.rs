@@ -295,7 +295,7 @@ impl<'a> Look<'a> {
         };
         if !ours {
             self.note(&path, "no deleted instance has this name", NOT_OURS);
-        } else if self.root.trash.open_dir(name)?.is_some() && !trash::is_needed(&self.root, name)? {
+        } else if self.root.trash.open_dir(name)?.is_some() && !trash::is_needed(self.root, name)? {
             let finding =
                 Finding::new(Severity::Note, &path, "a deleted instance was not removed to the end", "remove it");
             self.found.push(finding.mended_by(Fix::RemoveTrash(name.to_owned())));

@@ -299,6 +299,7 @@ impl File {
     }
 
     /// The plain file, to hand to a child process.
+    #[cfg_attr(not(test), allow(clippy::unnecessary_wraps))]
     pub(crate) fn into_std(self) -> Result<std::fs::File> {
         match self.handle {
             Handle::Kernel(fd) => Ok(fd.into()),
@@ -402,7 +403,7 @@ impl File {
     }
 
     /// Whether nobody has this file locked alone. To ask turns nobody else away who asks.
-    pub(crate) fn is_unlocked(self) -> Result<bool> {
+    pub(crate) fn probe(self) -> Result<bool> {
         match self.handle.lock(Locking::TryShared) {
             Ok(locked) => Ok(locked.then(|| Locked::new(self)).is_some()),
             Err(e) => Err(Error::io("lock", &self.path, e)),

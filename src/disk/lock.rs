@@ -41,13 +41,13 @@ const DYING: Duration = Duration::from_millis(100);
 pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<Locked<Dir>> {
     let not_found = || Error::NotFound { id: id.clone(), root: root.instances.path().to_owned() };
     for _ in 0..SWAP_RETRIES {
-        let made = make && root.instances.create_dir(id.as_str())?;
+        let is_new = make && root.instances.create_dir(id.as_str())?;
         let dir = match root.instances.open_dir(id.as_str()) {
             Ok(Some(dir)) => dir,
             Ok(None) if make => continue,
             Ok(None) => return Err(not_found()),
             Err(error) => {
-                if made {
+                if is_new {
                     // The first error is the one to tell; an empty directory does no harm.
                     let _ = root.instances.remove_dir(id.as_str());
                 }
@@ -216,7 +216,7 @@ pub(crate) fn any_dead_writer(root: &Root, own: Uuid) -> Result<bool> {
         let Some(dir) = root.writers.open_dir(&name)? else { continue };
         // Others may be asking at this moment, so nobody is to be turned away by the question.
         let Some(lock) = dir.open_file(layout::WRITER_LOCK)? else { continue };
-        if lock.is_unlocked()? {
+        if lock.probe()? {
             return Ok(true);
         }
         if let Some(owner) = read_owner(&dir)?
@@ -241,7 +241,7 @@ fn wait_for_death(dir: &Dir) -> Result<bool> {
     let begun = Instant::now();
     while begun.elapsed() < DYING {
         // One that is not there any more has been recovered meanwhile: then the files were read too early.
-        let gone = dir.open_file(layout::WRITER_LOCK)?.map_or(Ok(true), File::is_unlocked)?;
+        let gone = dir.open_file(layout::WRITER_LOCK)?.map_or(Ok(true), File::probe)?;
         if gone {
             return Ok(true);
         }
@@ -262,7 +262,7 @@ pub(crate) fn living_pids(root: &Root) -> Result<BTreeSet<u32>> {
         if let Some(dir) = root.writers.open_dir(&name)?
             && let Some(owner) = read_owner(&dir)?
             && let Some(lock) = dir.open_file(layout::WRITER_LOCK)?
-            && !lock.is_unlocked()?
+            && !lock.probe()?
         {
             pids.insert(owner.pid);
         }

@@ -47,6 +47,11 @@ impl Random {
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit.max(1)
     }
 
+    /// One of these.
+    pub(crate) fn choose<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap_or(0)]
+    }
+
     pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
@@ -531,7 +536,7 @@ pub(super) fn make_all(path: &Path, mode: u32) -> Option<io::Result<()>> {
             _ => {}
         }
         match shared.lock().entry(inode, name) {
-            Ok(made) => inode = made,
+            Ok(found) => inode = found,
             Err(e) => return Some(Err(e)),
         }
     }
@@ -594,6 +599,7 @@ impl Inner {
         Ok(inode)
     }
 
+    #[allow(clippy::type_complexity)]
     fn file(&mut self, inode: Inode) -> io::Result<(&mut Arc<Vec<u8>>, &mut Vec<Arc<Change>>)> {
         match self.image.nodes.get_mut(&inode).map(|node| &mut Arc::make_mut(node).body) {
             Some(Body::File { now, pending, .. }) => Ok((now, pending)),
@@ -737,7 +743,7 @@ impl Open {
     pub(super) fn sync(&self) -> io::Result<()> {
         let is_dir = self.shared.lock().is_dir(self.inode);
         let begun = self.shared.begin(if is_dir { Kind::SyncDir } else { Kind::SyncFile }, &self.name);
-        let failed = begun.as_ref().err().map(|e| e.raw_os_error());
+        let failed = begun.as_ref().err().map(io::Error::raw_os_error);
         let mut inner = begun.or_else(|e| if is_dir { Err(e) } else { Ok(self.shared.lock()) })?;
         if is_dir {
             inner.image.sync_names(self.inode);

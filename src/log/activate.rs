@@ -30,9 +30,10 @@ pub(crate) struct Activated {
 
 /// Locks and reads an existing instance. Blocks.
 pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &InstanceId) -> Result<Activated> {
-    let too_early = match without(Protection::LockThenRead) {
-        true => root.instances.open_dir(id.as_str())?.and_then(|dir| read_bytes(&dir, options).transpose()),
-        false => None,
+    let too_early = if without(Protection::LockThenRead) {
+        root.instances.open_dir(id.as_str())?.and_then(|dir| read_bytes(&dir, options).transpose())
+    } else {
+        None
     };
     let dir = lock_undisturbed(root, log, id, false)?;
     let bytes = too_early

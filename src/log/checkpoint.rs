@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::commit::Line;
 use super::lane::{Lane, sync_files};
 use super::recover::{Chain, Verdict};
+use super::sealed::Sealed;
 use super::segment;
-use super::service::{Sealed, Shared};
+use super::service::Shared;
 use super::trash;
 use crate::disk::fs::Lock;
 use crate::disk::lock::Writer;
@@ -18,10 +19,10 @@ use crate::mutants::{Protection, without};
 use crate::record::InstanceId;
 
 /// Pause before a failed checkpoint is tried again.
-const BACKOFF: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) fn run(shared: &Shared, writer: &Writer) {
-    while let Some(sealed) = shared.next_sealed(BACKOFF) {
+    while let Some(sealed) = shared.sealed.next(PAUSE) {
         step(shared, writer, sealed);
     }
 }
@@ -31,10 +32,10 @@ pub(super) fn step(shared: &Shared, writer: &Writer, sealed: Sealed) {
     let done = if sealed.anew { make_anew(shared, writer, &sealed) } else { make_durable(shared, &sealed) };
     match done.and_then(|()| remove(shared, writer, sealed.number)) {
         Ok(()) => {
-            shared.sealed_done();
+            shared.sealed.done();
             trash::empty(&shared.root, Some(writer.id));
         }
-        Err(error) => shared.sealed_failed(error, sealed.covered),
+        Err(error) => shared.sealed.failed(error, sealed.covered),
     }
 }
 

@@ -310,18 +310,18 @@ impl RawLine {
             return self.event().ok().map(|event| event.seq);
         };
         let end = digits.iter().position(|b| !b.is_ascii_digit())?;
-        std::str::from_utf8(&digits[..end]).ok()?.parse().ok().filter(is_seq)
+        std::str::from_utf8(&digits[..end]).ok()?.parse().ok().filter(|seq| is_seq(*seq))
     }
 
     pub(crate) fn event(&self) -> Result<Event, String> {
         let event: Event = serde_json::from_slice(&self.bytes).map_err(|e| e.to_string())?;
-        if is_seq(&event.seq) { Ok(event) } else { Err(format!("{} is no number of an event", event.seq)) }
+        if is_seq(event.seq) { Ok(event) } else { Err(format!("{} is no number of an event", event.seq)) }
     }
 }
 
 /// Events are numbered from 1, and never reach the end of the numbers.
-pub(crate) fn is_seq(seq: &u64) -> bool {
-    (1..COUNT_MAX).contains(seq)
+pub(crate) fn is_seq(seq: u64) -> bool {
+    (1..COUNT_MAX).contains(&seq)
 }
 
 impl<'a> Lines<'a> {

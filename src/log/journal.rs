@@ -79,7 +79,9 @@ impl Journal {
 
     fn write(&mut self, mut commits: Vec<Commit>) {
         if without(Protection::OutputGate) {
-            commits.iter_mut().for_each(|c| std::mem::replace(&mut c.done, Box::new(drop))(Ok(())));
+            for commit in &mut commits {
+                std::mem::replace(&mut commit.done, Box::new(drop))(Ok(()));
+            }
         }
         let Err(failure) = self.append(&commits) else { return self.release(commits) };
         if matches!(failure, Failure::Unknown(_)) {
@@ -157,7 +159,7 @@ impl Journal {
     /// Makes a new segment the current one. The old one goes to the checkpointer only then, so that
     /// there is always one that lists who is at work.
     pub(super) fn begin_segment(&mut self) -> Result<()> {
-        self.shared.wait_for_checkpoints()?;
+        self.shared.sealed.wait_for_room(self.shared.options.log_segments)?;
         let number = self.next_number;
         // A number is never used twice, also when the segment cannot be made.
         self.next_number += 1;
@@ -178,7 +180,7 @@ impl Journal {
     fn retire(&mut self, mut segment: Segment) {
         // A failure has poisoned the log: what is in the segment may not be on disk.
         if segment.finish(&self.shared.tail).is_ok() {
-            self.shared.add_sealed(segment.number, std::mem::take(&mut segment.covered));
+            self.shared.sealed.push(segment.number, std::mem::take(&mut segment.covered));
         }
     }
 }

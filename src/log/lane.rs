@@ -172,10 +172,8 @@ impl Lane {
             (pending.record.take(), std::mem::take(&mut pending.events))
         };
         let Some(record) = record else { return Ok(()) };
-        let durable = match without(Protection::LogFirst) {
-            true => Ok(()),
-            false => self.tail.ensure(self.batch.load(Ordering::Acquire)),
-        };
+        let durable =
+            if without(Protection::LogFirst) { Ok(()) } else { self.tail.ensure(self.batch.load(Ordering::Acquire)) };
         let written = durable.and_then(|()| self.write(files, &*record, &events));
         if written.is_err() {
             if self.is_replaced()? {

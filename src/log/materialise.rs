@@ -35,10 +35,9 @@ pub(super) fn pass(shared: &Shared) -> Result<()> {
     let mut again = Vec::new();
     for lane in shared.take_dirty() {
         match lane.materialise() {
-            Ok(()) => {}
             Err(Error::Gone { .. }) => tracing::warn!(id = %lane.id, "the directory of a live instance was removed"),
-            // Commits at the level `Os`, of which nobody knows whether the log can bring them back.
-            Err(Error::Poisoned { .. }) => {}
+            // Poisoned: commits at the level `Os`, of which nobody knows whether the log can bring them back.
+            Ok(()) | Err(Error::Poisoned { .. }) => {}
             Err(error) => {
                 shared.materialise_failures.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(id = %lane.id, %error, "the files of an instance could not be written; its commits are in the log");

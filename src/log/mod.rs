@@ -22,6 +22,7 @@ mod journal;
 pub(crate) mod lane;
 mod materialise;
 pub(crate) mod recover;
+mod sealed;
 pub(crate) mod segment;
 mod service;
 #[cfg(test)]

@@ -410,7 +410,7 @@ impl Chain {
         let mut lines: Vec<EventLine> = Vec::new();
         for raw in self.commits.iter().flat_map(|(_, line)| &line.events) {
             let Numbered { seq } = serde_json::from_str(raw.get()).map_err(|e| e.to_string())?;
-            if !events::is_seq(&seq) {
+            if !events::is_seq(seq) {
                 return Err(format!("{seq} is no number of an event"));
             }
             // A later epoch that went on from an earlier event replaces what was never acknowledged.

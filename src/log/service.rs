@@ -1,6 +1,6 @@
 //! The commit log as its users see it: submit, flush, close; and what its three threads share.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,6 +11,7 @@ use super::commit::Commit;
 use super::feed::Feed;
 use super::journal::Journal;
 use super::lane::Lane;
+use super::sealed::SealedQueue;
 use super::tail::Tail;
 use super::{checkpoint, materialise};
 use crate::disk::lock::Writer;
@@ -18,14 +19,6 @@ use crate::disk::root::Root;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::record::InstanceId;
-
-/// A full segment, waiting for its files to be made durable.
-pub(super) struct Sealed {
-    pub(super) number: u64,
-    pub(super) covered: Vec<(InstanceId, Weak<Lane>)>,
-    /// Whether a flush of its files has failed: they must be made anew.
-    pub(super) anew: bool,
-}
 
 /// What the threads share.
 pub(super) struct Shared {
@@ -37,15 +30,12 @@ pub(super) struct Shared {
     dirty_filled: Condvar,
     /// Held while files are brought up to date: who flushes waits for a pass that has begun.
     pub(super) passing: Mutex<()>,
-    sealed: Mutex<SealedQueue>,
-    sealed_changed: Condvar,
+    pub(super) sealed: SealedQueue,
     pub(super) tail: Arc<Tail>,
     pub(super) queued_bytes: AtomicUsize,
     pub(super) commits: AtomicU64,
     pub(super) batches: AtomicU64,
     pub(super) materialise_failures: AtomicU64,
-    pub(super) checkpoints: AtomicU64,
-    checkpoint_failures: AtomicU64,
     feeds: Mutex<HashMap<InstanceId, Weak<Feed>>>,
 }
 
@@ -59,22 +49,6 @@ struct Queue {
 struct Dirty {
     lanes: Vec<Arc<Lane>>,
     closed: bool,
-}
-
-#[derive(Default)]
-struct SealedQueue {
-    segments: VecDeque<Sealed>,
-    /// Why the last checkpoint failed, until one succeeds.
-    failure: Option<Arc<Error>>,
-    closed: bool,
-    /// Segments are left to the next opening.
-    abandoned: bool,
-    /// The try that is made when the log is closed has been given out.
-    last_try: bool,
-    /// Whether the checkpointer is there; how often it has tried; and that it shall not pause.
-    attended: bool,
-    tries: u64,
-    try_now: bool,
 }
 
 /// A snapshot of the log's counters.
@@ -118,7 +92,7 @@ impl Log {
                 move || materialise::run(&shared)
             })?,
             checkpointer: spawn(shared, "fiefdom-checkpoint", {
-                lock(&shared.sealed).attended = true;
+                shared.sealed.attend();
                 let shared = Arc::clone(shared);
                 move || checkpoint::run(&shared, &writer)
             })?,
@@ -138,15 +112,12 @@ impl Log {
             dirty: Mutex::default(),
             dirty_filled: Condvar::new(),
             passing: Mutex::default(),
-            sealed: Mutex::default(),
-            sealed_changed: Condvar::new(),
+            sealed: SealedQueue::default(),
             tail: Arc::default(),
             queued_bytes: AtomicUsize::new(0),
             commits: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             materialise_failures: AtomicU64::new(0),
-            checkpoints: AtomicU64::new(0),
-            checkpoint_failures: AtomicU64::new(0),
             feeds: Mutex::default(),
         });
         let journal = Journal::new(Arc::clone(&shared), Arc::clone(&writer));
@@ -218,17 +189,17 @@ impl Log {
     }
 
     pub(crate) fn stats(&self) -> LogStats {
-        let sealed = lock(&self.shared.sealed);
+        let sealed = self.shared.sealed.standing();
         LogStats {
             commits: self.shared.commits.load(Ordering::Relaxed),
             batches: self.shared.batches.load(Ordering::Relaxed),
             queued_bytes: self.shared.queued_bytes.load(Ordering::Relaxed),
             dirty: lock(&self.shared.dirty).lanes.len(),
             materialise_failures: self.shared.materialise_failures.load(Ordering::Relaxed),
-            checkpoints: self.shared.checkpoints.load(Ordering::Relaxed),
-            segments_waiting: sealed.segments.len(),
-            checkpoint_failures: self.shared.checkpoint_failures.load(Ordering::Relaxed),
-            checkpoint_stalled: sealed.failure.is_some(),
+            checkpoints: sealed.done,
+            segments_waiting: sealed.waiting,
+            checkpoint_failures: sealed.failures,
+            checkpoint_stalled: sealed.stalled,
             poisoned: self.shared.tail.poison().is_some(),
         }
     }
@@ -244,7 +215,7 @@ impl Log {
         let _ = materialise::pass(&self.shared);
         self.shared.close_dirty();
         let materialiser = join(threads.materialiser);
-        self.shared.close_sealed();
+        self.shared.sealed.close();
         let checkpointer = join(threads.checkpointer);
         if let Some(reason) = self.shared.tail.poison() {
             return Err(Error::Poisoned { reason });
@@ -252,11 +223,9 @@ impl Log {
         if !(journal && materialiser && checkpointer) {
             return Err(Error::Closed);
         }
-        let sealed = lock(&self.shared.sealed);
-        if let Some(failure) = &sealed.failure {
-            return Err(Error::clone(failure));
+        if let Some(failure) = self.shared.sealed.failure() {
+            return Err(Error::clone(&failure));
         }
-        drop(sealed);
         // Everything is in files that are on disk: nobody needs to recover this writer.
         match lock(&self.writer).take().and_then(Arc::into_inner) {
             Some(writer) => writer.retire(&self.shared.root),
@@ -301,7 +270,7 @@ impl Shared {
         queue.closed = true;
         drop(std::mem::take(&mut queue.commits));
         drop(queue);
-        self.abandon_sealed();
+        self.sealed.abandon();
     }
 
     /// Everything that is queued, as soon as there is something; empty after `patience`; `None`
@@ -357,93 +326,10 @@ impl Shared {
         self.dirty_filled.notify_all();
     }
 
-    /// Hands a full segment to the checkpointer.
-    pub(super) fn add_sealed(&self, number: u64, covered: Vec<(InstanceId, Weak<Lane>)>) {
-        lock(&self.sealed).segments.push_back(Sealed { number, covered, anew: false });
-        self.sealed_changed.notify_all();
-    }
-
-    /// The oldest full segment, which stays in the queue until it is gone. One that failed comes
-    /// again after `backoff`, and once more when the log is closed. `None` when it is closed, and
-    /// every segment is gone or must be kept.
-    pub(super) fn next_sealed(&self, backoff: Duration) -> Option<Sealed> {
-        let sealed = lock(&self.sealed);
-        let idle = |s: &mut SealedQueue| !s.closed && !s.abandoned && s.segments.is_empty();
-        let sealed = self.sealed_changed.wait_while(sealed, idle).unwrap_or_else(PoisonError::into_inner);
-        let failed = |s: &mut SealedQueue| !s.closed && !s.abandoned && !s.try_now && s.failure.is_some();
-        let (mut sealed, _) =
-            self.sealed_changed.wait_timeout_while(sealed, backoff, failed).unwrap_or_else(PoisonError::into_inner);
-        sealed.try_now = false;
-        let failed = sealed.failure.is_some();
-        if sealed.abandoned || sealed.closed && std::mem::replace(&mut sealed.last_try, failed) {
-            return None;
-        }
-        let next = sealed.segments.front_mut()?;
-        Some(Sealed { number: next.number, covered: std::mem::take(&mut next.covered), anew: next.anew })
-    }
-
-    /// The oldest full segment is gone.
-    pub(super) fn sealed_done(&self) {
-        let mut sealed = lock(&self.sealed);
-        sealed.segments.pop_front();
-        sealed.failure = None;
-        sealed.tries += 1;
-        drop(sealed);
-        self.checkpoints.fetch_add(1, Ordering::Relaxed);
-        self.sealed_changed.notify_all();
-    }
-
-    /// The oldest full segment could not be replaced by durable files.
-    pub(super) fn sealed_failed(&self, error: Error, covered: Vec<(InstanceId, Weak<Lane>)>) {
-        tracing::error!(%error, "a checkpoint failed: the commit log is kept, and it is tried again");
-        self.checkpoint_failures.fetch_add(1, Ordering::Relaxed);
-        let mut sealed = lock(&self.sealed);
-        if let Some(oldest) = sealed.segments.front_mut() {
-            oldest.covered = covered;
-            oldest.anew |= error.is_flush();
-        }
-        sealed.failure = Some(Arc::new(error));
-        sealed.tries += 1;
-        drop(sealed);
-        self.sealed_changed.notify_all();
-    }
-
-    /// Holds commits back while too many full segments wait.
-    pub(super) fn wait_for_checkpoints(&self) -> Result<()> {
-        let limit = self.options.log_segments;
-        let full = |s: &mut SealedQueue| s.segments.len() >= limit && s.failure.is_none() && !s.abandoned;
-        let wait = |sealed, while_: &mut dyn FnMut(&mut SealedQueue) -> bool| {
-            self.sealed_changed.wait_while(sealed, while_).unwrap_or_else(PoisonError::into_inner)
-        };
-        let mut sealed = wait(lock(&self.sealed), &mut { full });
-        if sealed.failure.is_some() && sealed.segments.len() >= limit && sealed.attended {
-            // Now it matters: the cause may have been mended since the last try.
-            let tries = sealed.tries;
-            sealed.try_now = true;
-            self.sealed_changed.notify_all();
-            sealed = wait(sealed, &mut |s| s.tries == tries && !s.abandoned && !s.closed);
-        }
-        match &sealed.failure {
-            Some(error) if sealed.segments.len() >= limit => Err(Error::clone(error)),
-            _ if sealed.abandoned => Err(Error::Closed),
-            _ => Ok(()),
-        }
-    }
-
     /// The activation of an instance that is live in this process.
     pub(super) fn live_lane(&self, id: &InstanceId) -> Option<Arc<Lane>> {
         let feed = lock(&self.feeds).get(id).and_then(Weak::upgrade)?;
         feed.lane().filter(|lane| !lane.is_released())
-    }
-
-    fn abandon_sealed(&self) {
-        lock(&self.sealed).abandoned = true;
-        self.sealed_changed.notify_all();
-    }
-
-    fn close_sealed(&self) {
-        lock(&self.sealed).closed = true;
-        self.sealed_changed.notify_all();
     }
 }
 
@@ -453,7 +339,7 @@ impl Drop for Log {
     fn drop(&mut self) {
         if lock(&self.threads).is_some() {
             // First: the last segment must stay, because it lists who was at work.
-            self.shared.abandon_sealed();
+            self.shared.sealed.abandon();
         }
         self.stop();
         self.shared.close_dirty();

@@ -59,7 +59,7 @@ impl Stepper {
     /// Replaces every full segment by durable files, as far as that can be done.
     pub(crate) fn checkpoint(&self) {
         while self.log.stats().segments_waiting > 0
-            && let Some(sealed) = self.log.shared.next_sealed(Duration::ZERO)
+            && let Some(sealed) = self.log.shared.sealed.next(Duration::ZERO)
         {
             checkpoint::step(&self.log.shared, &self.writer, sealed);
             if self.log.stats().checkpoint_stalled {

@@ -66,7 +66,7 @@ impl Tail {
 
     /// Makes durable what has been written; a failure poisons the log. Blocks.
     pub(super) fn flush(&self) -> Result<()> {
-        self.flush_with(|file| file.sync_data())
+        self.flush_with(File::sync_data)
     }
 
     /// [`Tail::flush`], with something to do to the file before.

@@ -88,7 +88,11 @@ pub(super) fn crash_at(steps: &[Step], random: &mut Random, percent: u64, deeper
             points += 1;
             if !steps.contains(&Step::Die) {
                 for (seen, found) in seen.iter().zip(&found) {
-                    assert!(!is_ahead(seen, found), "{}: a reader saw {seen:?}, then there is {found:?}", story("cut"));
+                    assert!(
+                        !is_ahead(seen.as_ref(), found.as_ref()),
+                        "{}: a reader saw {seen:?}, then there is {found:?}",
+                        story("cut")
+                    );
                 }
             }
         }
@@ -109,7 +113,7 @@ fn look_as_a_reader(image: &Image) -> Vec<Option<(Uuid, u64)>> {
 }
 
 /// Whether a reader saw what a power cut then took back.
-fn is_ahead(seen: &Option<(Uuid, u64)>, found: &Option<Moment>) -> bool {
+fn is_ahead(seen: Option<&(Uuid, u64)>, found: Option<&Moment>) -> bool {
     match (seen, found) {
         (Some((uid, revision)), Some(found)) => *uid == found.uid && *revision > found.revision,
         _ => false,

@@ -21,8 +21,7 @@ fn random_runs_crashed_at_random_points() {
     let mut random = Random::new(seed);
     let (mut points, mut runs) = (0, 0);
     while points < wanted {
-        let steps: Vec<Step> =
-            (0..3 + random.below(STEPS_MAX - 2)).map(|_| STEPS[random.below(STEPS.len() as u64) as usize]).collect();
+        let steps: Vec<Step> = (0..3 + random.below(STEPS_MAX - 2)).map(|_| random.choose(&STEPS)).collect();
         points += crash_at(&steps, &mut random, PERCENT, 5);
         runs += 1;
     }
