@@ -293,7 +293,7 @@ mod tests {
     fn every_input_of_the_corpora_is_taken() {
         let (count, failures) = replay("corpus");
         assert!(failures.is_empty(), "{failures:#?}");
-        println!("shown: {count} inputs of the fuzzing corpora, 0 failures");
+        crate::tests::shown!("{count} inputs of the fuzzing corpora, 0 failures");
     }
 
     #[test]
@@ -365,6 +365,6 @@ mod tests {
             }
         }
         assert!(failures.is_empty(), "{failures:#?}");
-        println!("shown: {count} mutations of the fuzzing corpora, 0 failures");
+        crate::tests::shown!("{count} mutations of the fuzzing corpora, 0 failures");
     }
 }

@@ -381,7 +381,7 @@ async fn poison_and_recover(what: &str, which: Which) -> TestResult {
         assert_there(&disk.root(), &[("a", 3), ("b", 1)], 1).await?;
         let refused = disk.faults.refused.load(Ordering::SeqCst);
         let how = if once { "once, then again" } else { "from then on" };
-        println!("shown: {what} refused {how} ({refused} refused), unknown, then poisoned, 0 lost");
+        common::shown!("{what} refused {how} ({refused} refused), unknown, then poisoned, 0 lost");
     }
     Ok(())
 }
@@ -412,7 +412,7 @@ async fn a_disk_that_fails_and_is_mounted_again_without_a_reboot_loses_nothing_a
     drop(subject);
     disk.mend()?;
     assert_there(&disk.root(), &[("a", 100), ("b", 1)], 1).await?;
-    println!("shown: a failed disk mounted again in the same boot, 101 acknowledged commits, 0 lost");
+    common::shown!("a failed disk mounted again in the same boot, 101 acknowledged commits, 0 lost");
     Ok(())
 }
 
@@ -450,7 +450,7 @@ async fn files_that_cannot_be_flushed_keep_the_log_and_the_commits_stand() -> Te
         disk.mend()?;
         forget_the_boot(&disk.root())?;
         assert_there(&disk.root(), &[("a", 3), ("b", 1)], 0).await?;
-        println!("shown: {what} refused in a checkpoint{}, 0 lost", if once { " once" } else { ", the log kept" });
+        common::shown!("{what} refused in a checkpoint{}, 0 lost", if once { " once" } else { ", the log kept" });
     }
     Ok(())
 }

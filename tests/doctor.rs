@@ -248,7 +248,7 @@ fn the_items_of_a_batch_are_checked() -> TestResult {
     let whole = std::fs::read_to_string(&path)?;
     for (text, says) in [
         (whole.replacen("\"id\"", "\"di\"", 1), "line 1 is no job"),
-        (whole.lines().take(2).map(|line| format!("{line}\n")).collect(), "2 whole lines"),
+        (whole.split_inclusive('\n').take(2).collect(), "2 whole lines"),
         (whole.trim_end().to_owned(), "2 whole lines"),
     ] {
         std::fs::write(&path, text)?;
@@ -455,7 +455,7 @@ async fn a_store_at_work_has_no_false_alarm() -> TestResult {
     assert!(report.findings.is_empty(), "{:#?}", report.findings);
     assert!(commits > 100, "{commits} commits");
     assert_eq!(damage(&report), 0);
-    println!("shown: {rounds} examinations of a store at work, {commits} commits meanwhile, 0 false alarms");
+    common::shown!("{rounds} examinations of a store at work, {commits} commits meanwhile, 0 false alarms");
     Ok(())
 }
 

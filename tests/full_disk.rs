@@ -235,7 +235,7 @@ async fn on_a_disk_of_any_size_every_failure_says_so_and_nothing_acknowledged_is
         mount.unmount()?;
     }
     assert!(commits > 0 && failures > 0, "no disk was filled");
-    println!("shown: {} disks filled, {commits} acknowledged commits, {failures} refused, 0 lost", disks.len());
+    common::shown!("{} disks filled, {commits} acknowledged commits, {failures} refused, 0 lost", disks.len());
     Ok(())
 }
 
@@ -273,6 +273,6 @@ async fn on_a_full_disk_an_instance_can_be_deleted_and_then_commits_go_on() -> T
         mount.unmount()?;
     }
     assert!(deleted > 0, "nothing was deleted");
-    println!("shown: {deleted} deletions on a full disk, each with a commit behind it");
+    common::shown!("{deleted} deletions on a full disk, each with a commit behind it");
     Ok(())
 }

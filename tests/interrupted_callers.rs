@@ -118,7 +118,7 @@ async fn a_commit_whose_caller_goes_away_is_applied_or_not_and_never_half() -> T
     assert!(finished.iter().all(|mark| there.contains(mark)), "an acknowledged commit is lost");
     assert!(never.iter().all(|mark| !there.contains(mark)), "a commit that was never begun is there");
     let applied = there.len() - finished.len();
-    println!("shown: {drops} commits, {} finished, {applied} applied though their caller was gone", finished.len());
+    common::shown!("{drops} commits, {} finished, {applied} applied though their caller was gone", finished.len());
     assert!(finished.len() > 10 && finished.len() + 10 < usize::try_from(drops)?, "both outcomes were met");
     store.shutdown().await?;
     Ok(())
@@ -173,7 +173,7 @@ fn a_runtime_that_is_dropped_in_the_middle_of_commits_loses_nothing_acknowledged
     }
     let commits = known(&acknowledged).len();
     assert!(commits > 100, "{commits}");
-    println!("shown: {runtimes} runtimes dropped in {commits} acknowledged commits, 0 lost, {waited} waits for a lock");
+    common::shown!("{runtimes} runtimes dropped in {commits} acknowledged commits, 0 lost, {waited} waits for a lock");
     Ok(())
 }
 

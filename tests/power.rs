@@ -404,9 +404,11 @@ async fn cut_the_power(file_system: &str, both_levels: bool, cuts: u64) -> TestR
         std::fs::remove_dir_all(&root)?;
     }
     assert!(tally.acknowledged > 0 && tally.logs > 0 && tally.in_recovery > 0, "nothing was cut: {tally:?}");
-    println!(
-        "shown: {cuts} power cuts on {file_system} ({} while a root was made, {} in a recovery), {} acknowledged commits, 0 lost",
-        tally.in_creation, tally.in_recovery, tally.acknowledged
+    common::shown!(
+        "{cuts} power cuts on {file_system} ({} while a root was made, {} in a recovery), {} acknowledged commits, 0 lost",
+        tally.in_creation,
+        tally.in_recovery,
+        tally.acknowledged
     );
     Ok(())
 }

@@ -109,7 +109,7 @@ async fn of_two_processes_that_want_one_instance_one_has_it_and_the_other_is_tol
         }
     }
     assert!(wins.iter().all(|wins| *wins > 0), "it was a race: {wins:?}");
-    println!("shown: {races} races of two processes for one instance, {wins:?} won, 0 with two owners");
+    common::shown!("{races} races of two processes for one instance, {wins:?} won, 0 with two owners");
     Ok(())
 }
 
@@ -138,7 +138,7 @@ fn of_many_processes_that_make_one_id_one_wins_and_the_others_are_told_it_exists
     assert_eq!((listing.records.len() as u64, listing.damaged.len()), (races, 0));
     assert!(listing.records.iter().all(|r| (r.revision, r.epoch) == (0, 1)));
     assert!(wins.iter().filter(|wins| **wins > 0).count() > 1, "it was a race: {wins:?}");
-    println!("shown: {races} races of {CREATORS} processes for one id, {wins:?} won, 0 made twice");
+    common::shown!("{races} races of {CREATORS} processes for one id, {wins:?} won, 0 made twice");
     Ok(())
 }
 
@@ -190,7 +190,7 @@ fn two_processes_that_recover_at_once_see_the_same_and_leave_the_living_alone() 
         assert_eq!(view.record(&id("living"))?.status, Status::Running, "race {race}");
         assert_eq!(std::fs::read_dir(root.path().join(".fiefdom/quarantine"))?.count(), 0);
     }
-    println!("shown: {races} races of two processes for one recovery, 0 with two outcomes");
+    common::shown!("{races} races of two processes for one recovery, 0 with two outcomes");
     Ok(())
 }
 
@@ -213,7 +213,7 @@ fn two_processes_that_notice_a_death_at_once_both_recover_before_they_read() -> 
         at_once(&mut workers, |_| "shutdown".into())?;
         drop(after.living);
     }
-    println!("shown: {races} races of two processes that notice a death, 0 that read too early");
+    common::shown!("{races} races of two processes that notice a death, 0 that read too early");
     Ok(())
 }
 
@@ -277,7 +277,7 @@ async fn readers_are_never_refused_and_never_in_the_way() -> TestResult {
         over.store(true, Ordering::Relaxed);
         reader.join().map_err(|_| "a reader was refused")??;
         let commits = written?;
-        println!("shown: everything read {} times beside {commits} rounds of writing", read.load(Ordering::Relaxed));
+        common::shown!("everything read {} times beside {commits} rounds of writing", read.load(Ordering::Relaxed));
         TestResult::Ok(())
     })?;
     at_once(&mut workers, |_| "shutdown".into())?;

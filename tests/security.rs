@@ -141,7 +141,7 @@ async fn planted_links_lead_nowhere() -> TestResult {
         canary.check(at)?;
         count += 1;
     }
-    println!("shown: {count} planted links, 0 reads, writes or deletions outside of the root");
+    common::shown!("{count} planted links, 0 reads, writes or deletions outside of the root");
     Ok(())
 }
 

@@ -456,8 +456,8 @@ fn sequences(level: Durability) -> TestResult {
     if cases >= SEQUENCES {
         assert!(left_over > 0 && interrupted > 0, "{kills} kills left {left_over} logs, {interrupted} at work");
     }
-    println!(
-        "shown: {sequences} sequences at level {level:?}, {steps} steps, {kills} kills \
+    common::shown!(
+        "{sequences} sequences at level {level:?}, {steps} steps, {kills} kills \
          ({left_over} left a log, {interrupted} instances interrupted), 0 differences from the model"
     );
     Ok(())

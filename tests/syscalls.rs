@@ -366,7 +366,7 @@ async fn a_kill_at_any_system_call_loses_nothing_and_leaves_nothing_half_done() 
     for operation in &OPERATIONS {
         kills += kill_everywhere(&grounds, operation).await?;
     }
-    println!("shown: {kills} kills at system calls of {} operations, 0 acknowledged commits lost", OPERATIONS.len());
+    common::shown!("{kills} kills at system calls of {} operations, 0 acknowledged commits lost", OPERATIONS.len());
     Ok(())
 }
 
@@ -376,7 +376,7 @@ async fn a_recovery_killed_at_any_system_call_is_repeated_with_the_same_result()
         return Ok(());
     }
     let kills = kill_everywhere(&Grounds::new()?, &RECOVERY).await?;
-    println!("shown: {kills} kills at system calls of a recovery, 0 acknowledged commits lost");
+    common::shown!("{kills} kills at system calls of a recovery, 0 acknowledged commits lost");
     Ok(())
 }
 
@@ -388,7 +388,7 @@ async fn a_kill_while_an_id_is_made_again_loses_nothing() -> TestResult {
     let during = &["delete a", "create a", "count a"];
     let again = Operation { name: "making an id again", ground: Ground::Rest, settings: QUIET, before: &[], during };
     let kills = kill_everywhere(&Grounds::new()?, &again).await?;
-    println!("shown: {kills} kills at system calls while an id was made again, 0 acknowledged commits lost");
+    common::shown!("{kills} kills at system calls while an id was made again, 0 acknowledged commits lost");
     Ok(())
 }
 
@@ -597,7 +597,7 @@ fn an_activation_that_cannot_open_its_files_is_a_typed_error_and_works_the_next_
         return Ok(());
     }
     let faults = refuse_each(&Grounds::new()?, "get a", "openat", 0)?;
-    println!("shown: {faults} activations refused by the system, 0 with a consequence");
+    common::shown!("{faults} activations refused by the system, 0 with a consequence");
     Ok(())
 }
 
@@ -609,7 +609,7 @@ fn a_creation_that_cannot_make_its_files_is_a_typed_error_and_works_the_next_tim
     let grounds = Grounds::new()?;
     // An empty directory may be left: it is no instance.
     let faults = refuse_each(&grounds, "create n", "mkdirat", 0)? + refuse_each(&grounds, "create n", "openat", 1)?;
-    println!("shown: {faults} creations refused by the system, 0 with a consequence");
+    common::shown!("{faults} creations refused by the system, 0 with a consequence");
     Ok(())
 }
 
@@ -696,7 +696,7 @@ async fn a_checkpoint_that_cannot_flush_keeps_the_log_and_writes_new_files() -> 
         stands_at(root.path(), worker, 3).await?;
     }
     assert!(faults > 3, "{faults}");
-    println!("shown: {faults} flushes of a checkpoint failed, 0 commits lost");
+    common::shown!("{faults} flushes of a checkpoint failed, 0 commits lost");
     Ok(())
 }
 

@@ -150,7 +150,7 @@ fn one_instance_through_everything() {
         Step::Delete(0),
     ];
     let points = crash_everywhere(&steps, &mut random, 20);
-    println!("shown: {points} crash points");
+    crate::tests::shown!("{points} crash points");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_deletion_that_is_checkpointed() {
         Step::Materialise,
     ];
     let points = crash_everywhere(&steps, &mut random, 20);
-    println!("shown: {points} crash points");
+    crate::tests::shown!("{points} crash points");
 }
 
 #[test]
@@ -180,5 +180,5 @@ fn every_sequence_of_two_steps() {
             points += crash_everywhere(&steps, &mut random, 2);
         }
     }
-    println!("shown: {points} crash points");
+    crate::tests::shown!("{points} crash points");
 }

@@ -54,8 +54,8 @@ fn a_flipped_byte_in_the_log_is_never_a_torn_tail() {
             }
         }
     }
-    println!(
-        "shown: {} flipped bytes in the log: {whole} instances whole, {blocked} taken out of use, 0 gone back",
+    crate::tests::shown!(
+        "{} flipped bytes in the log: {whole} instances whole, {blocked} taken out of use, 0 gone back",
         end / 2
     );
     assert!(blocked > 0 && whole > 0, "{blocked} {whole}");

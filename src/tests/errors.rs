@@ -124,7 +124,7 @@ fn open(disk: &Arc<Disk>, world: &World) -> Option<Process> {
 }
 
 fn show(what: &str, tally: &Tally) {
-    println!("shown: {what}: {tally:?}");
+    crate::tests::shown!("{what}: {tally:?}");
     assert!(tally.survived > 0, "nothing happened");
 }
 

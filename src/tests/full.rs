@@ -67,6 +67,6 @@ fn a_full_disk_of_every_size() {
         }
         size += by;
     }
-    println!("shown: {sizes} sizes of a disk up to {size} bytes, {deleted} deletions on a full one, 0 losses");
+    crate::tests::shown!("{sizes} sizes of a disk up to {size} bytes, {deleted} deletions on a full one, 0 losses");
     assert!(sizes > 10 && deleted > 10, "{sizes} {deleted}");
 }

@@ -4,6 +4,15 @@
 //! each run of the same operations makes the same calls. `tests/` has the same promises on real
 //! disks, with real processes.
 
+/// Says what a test has shown, past the capture of its output: the figures belong in the log of CI.
+macro_rules! shown {
+    ($($what:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "shown: {}", format_args!($($what)*));
+    }};
+}
+pub(crate) use shown;
+
 mod crash;
 mod damage;
 mod errors;

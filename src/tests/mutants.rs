@@ -38,7 +38,7 @@ fn every_protection_that_is_taken_away_is_missed() {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(text.contains("running 1 test"), "there is no test {catcher}");
         let caught = text.contains("1 failed");
-        println!("shown: without {protection:?}: {} by {catcher}", if caught { "caught" } else { "MISSED" });
+        crate::tests::shown!("without {protection:?}: {} by {catcher}", if caught { "caught" } else { "MISSED" });
         if !caught {
             missed.push(protection);
         }

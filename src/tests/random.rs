@@ -25,5 +25,5 @@ fn random_runs_crashed_at_random_points() {
         points += crash_at(&steps, &mut random, PERCENT, 5);
         runs += 1;
     }
-    println!("shown: {points} crash points in {runs} random runs on the model disk, 0 losses");
+    crate::tests::shown!("{points} crash points in {runs} random runs on the model disk, 0 losses");
 }

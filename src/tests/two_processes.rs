@@ -47,7 +47,7 @@ fn what_is_read_at_activation_is_never_older_than_the_lock() {
             allowed.check(found.as_ref()).unwrap_or_else(|wrong| panic!("at operation {at}: {wrong}"));
         }
     }
-    println!("shown: another process between any two of {moments} operations of an activation");
+    crate::tests::shown!("another process between any two of {moments} operations of an activation");
     assert!(moments > 5 && between > 0, "{moments} {between}");
 }
 

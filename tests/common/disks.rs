@@ -1,6 +1,7 @@
 //! Disks that a test makes for itself: file systems on loop devices, and memory of a stated size.
 //! All of it needs root, and goes away with the test, also when that panics.
 
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +28,7 @@ pub(crate) fn skip(reason: &str) -> TestResult {
     if std::env::var_os("FIEFDOM_TEST_REQUIRE_ALL").is_some_and(|value| value == "1") {
         return Err(format!("nothing may be skipped here: {reason}").into());
     }
-    println!("skipped: {reason}");
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
     Ok(())
 }
 

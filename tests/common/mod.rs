@@ -8,6 +8,17 @@ use std::time::{Duration, Instant};
 use fiefdom::{BoxError, Instance, InstanceId, NewInstance, Options};
 use serde::{Deserialize, Serialize};
 
+/// Says what a test has shown, past the capture of its output: the figures belong in the log of CI.
+#[allow(unused_macros)]
+macro_rules! shown {
+    ($($what:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "shown: {}", format_args!($($what)*));
+    }};
+}
+#[allow(unused_imports)]
+pub(crate) use shown;
+
 pub(crate) type TestResult<T = ()> = Result<T, BoxError>;
 
 /// A kind with a number in it, for tests.

@@ -2,7 +2,7 @@
 //! at one of them, or to have one fail.
 #![allow(dead_code, missing_docs)]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,7 +19,7 @@ pub(crate) fn is_missing() -> TestResult<bool> {
     if std::env::var("FIEFDOM_TEST_REQUIRE_ALL").is_ok_and(|value| value == "1") {
         return Err("strace is missing, or may not trace".into());
     }
-    println!("skipped: strace is missing, or may not trace");
+    let _ = writeln!(std::io::stderr(), "skipped: strace is missing, or may not trace");
     Ok(true)
 }
 
