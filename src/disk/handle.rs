@@ -278,7 +278,7 @@ impl Handle {
                 Ok((stat.f_type as u64) & 0xFFFF_FFFF)
             }
             #[cfg(test)]
-            Self::Model(_) => Ok(0xEF53),
+            Self::Model(open) => Ok(open.file_system()),
         }
     }
 

@@ -160,6 +160,8 @@ struct Inner {
     /// While another process is in between, it cannot wait for the one that it interrupts.
     interrupting: bool,
     random: Random,
+    /// The magic number that it says it has.
+    file_system: u64,
     /// Files of which a flush has failed, and one of them that was flushed again.
     unflushed: HashSet<Inode>,
     flushed_again: Option<String>,
@@ -369,6 +371,7 @@ impl Disk {
             interrupt: None,
             interrupting: false,
             random: Random::new(nth + 1),
+            file_system: 0xEF53,
             unflushed: HashSet::new(),
             flushed_again: None,
         };
@@ -415,6 +418,11 @@ impl Disk {
     /// How many operations have failed by the present plan.
     pub(crate) fn fired(&self) -> u64 {
         self.shared.lock().fired
+    }
+
+    /// Makes it look like another file system.
+    pub(crate) fn pretend(&self, magic: u64) {
+        self.shared.lock().file_system = magic;
     }
 
     /// A file that was flushed again after a flush of it had failed.
@@ -848,6 +856,10 @@ impl Open {
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
         let mut inner = self.shared.begin(Kind::SetLen, &self.name)?;
         inner.change(self.inode, Change::Len(len))
+    }
+
+    pub(super) fn file_system(&self) -> u64 {
+        self.shared.lock().file_system
     }
 
     pub(super) fn boot_id(&self) -> String {

@@ -18,6 +18,7 @@ mod damage;
 mod errors;
 mod full;
 mod mutants;
+mod network;
 mod process;
 mod random;
 mod two_processes;
