@@ -9,3 +9,7 @@ bench *GROUP:
 # The main job on the input that ships with the repository.
 demo:
     JOBS_DATA="$PWD/examples/jobs/data" cargo run -- --root target/demo run --batch demo --retries 1 --timeout 5s examples/jobs/jobs.txt
+
+# Every harness of docs/reliability.md at full size, which takes many hours; `just campaign 60` in about so many minutes.
+campaign *MINUTES:
+    tests/campaign {{MINUTES}}

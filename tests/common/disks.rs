@@ -68,7 +68,8 @@ pub(crate) fn tool(program: &str, args: &[&str]) -> TestResult<String> {
 /// A directory for disk images. In memory where there is some: a test does not ask whether the image
 /// survives, and a flush costs nothing there.
 pub(crate) fn image_dir() -> TestResult<tempfile::TempDir> {
-    Ok(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?)
+    let at = std::env::var_os("FIEFDOM_TEST_IMAGES").unwrap_or_else(|| "/dev/shm".into());
+    Ok(tempfile::tempdir_in(at).or_else(|_| tempfile::tempdir())?)
 }
 
 /// A loop device on an image file.
