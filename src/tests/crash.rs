@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::world::{Allowed, End, Fact, INSTANCES, Moment, World};
 use crate::disk::model::{Disk, Image, Random, Survives};
+use crate::disk::root::Root;
 use crate::options::Durability;
 use crate::record::RawRecord;
 
@@ -168,6 +169,16 @@ fn a_deletion_that_is_checkpointed() {
     ];
     let points = crash_everywhere(&steps, &mut random, 20);
     crate::tests::shown!("{points} crash points");
+}
+
+#[test]
+fn a_root_several_new_directories_deep_survives_a_power_cut() {
+    let disk = Disk::new();
+    let below = "new/and/deeper/root";
+    drop(Root::open_or_create(&disk.path().join(below), false).expect("a root"));
+    let after = disk.image().after_power_cut(Survives::Nothing, &mut Random::new(6));
+    let root = Root::open_existing(&after.path().join(below)).expect("it can be read");
+    assert!(root.is_some(), "the way to the root is lost");
 }
 
 #[test]
