@@ -245,7 +245,7 @@ mod tests {
 
     /// Mutations for each target, of the files of its corpus in turn; a longer campaign sets
     /// `FIEFDOM_TEST_MUTATIONS`.
-    const MUTATIONS: usize = 200;
+    const MUTATIONS: usize = 500;
 
     /// Numbers at the ends of what a field can hold, of what is accepted (`COUNT_MAX`), and beyond.
     const EXTREMES: [&str; 8] = [
