@@ -138,13 +138,13 @@ impl Job for CommandJob {
         }
         let (live, permit) = session.admitted().await?;
         let last_line = blocking::run(move || {
-            let line = last_line(&live.core.lane.dir);
+            let said = last_line(&live.core.lane.dir);
             drop(permit);
-            Ok(line)
+            Ok(said)
         })
         .await?;
         Err(match last_line {
-            Some(line) => format!("{exit}: {line}"),
+            Some(said) => format!("{exit}: {said}"),
             None => exit.to_string(),
         }
         .into())
