@@ -235,12 +235,12 @@ fn files_are_private_from_the_moment_that_they_are_made() -> TestResult {
     for (_, _, trace) in everything(traces.path())? {
         // Nothing but the tool's own calls name the root; a mode changed later would be too late.
         for line in String::from_utf8_lossy(&trace).lines().filter(|line| line.contains(&root)) {
-            let mode = match line {
+            let wanted = match line {
                 _ if line.contains("O_CREAT") => ", 0600",
                 _ if line.contains("mkdir") => ", 0700",
                 _ => continue,
             };
-            assert!(line.contains(mode), "made with another mode than{mode}: {line}");
+            assert!(line.contains(wanted), "made with another mode than{wanted}: {line}");
             made += 1;
         }
     }
