@@ -1,6 +1,7 @@
 //! Reading a root without locks, without waking anything, while others write.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -132,6 +133,29 @@ impl View {
     pub fn log_paths(&self, id: &InstanceId) -> [PathBuf; 2] {
         let logs = self.instance_path(id).join(layout::LOGS);
         [logs.join(layout::STDOUT), logs.join(layout::STDERR)]
+    }
+
+    /// What a job has printed so far: standard output, standard error, each `None` while there is none.
+    /// No link is followed: a job may have put one there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Io`], also when something stands there that is no file.
+    pub fn open_logs(&self, id: &InstanceId) -> Result<[Option<impl io::Read + use<>>; 2]> {
+        let root = self.root.as_ref().ok_or_else(|| self.not_found(id))?;
+        let dir = root.instances.open_dir(id.as_str())?.ok_or_else(|| self.not_found(id))?;
+        let Some(logs) = dir.open_dir(layout::LOGS)? else { return Ok([None, None]) };
+        let open = |name| {
+            let Some(file) = logs.open_file(name)? else { return Ok(None) };
+            let (path, file) = (file.path().to_owned(), file.into_std()?);
+            let fail = |e| Error::io("read", &path, e);
+            if !file.metadata().map_err(fail)?.is_file() {
+                // A pipe, say: reading it could wait for ever, and would take what is in it.
+                return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+            }
+            Ok(Some(file))
+        };
+        Ok([open(layout::STDOUT)?, open(layout::STDERR)?])
     }
 
     fn raw(&self, id: &InstanceId) -> Result<RawRecord> {

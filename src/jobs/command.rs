@@ -1,7 +1,6 @@
 //! A job that is a shell command.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use serde_json::json;
 use super::job::{Attempt, Job};
 use super::process::{self, CommandSpec, Exit, GroupId, Guardian, Running};
 use crate::blocking;
+use crate::disk::fs::Dir;
 use crate::disk::layout;
 use crate::error::{BoxError, Error, Result};
 use crate::instance::{Session, SubDir};
@@ -24,7 +24,7 @@ const LOG_BYTES: u64 = 1 << 30;
 const LOG_CHECK: Duration = Duration::from_secs(1);
 
 /// How much of the end of `stderr.log` is looked at for the last line.
-const TAIL_BYTES: u64 = 4096;
+const TAIL_BYTES: usize = 4096;
 
 /// A job that is a shell command: `sh` runs it in `workspace/`, its output goes to
 /// `logs/stdout.log` and `logs/stderr.log` (appended to by each attempt), its standard input is
@@ -136,9 +136,15 @@ impl Job for CommandJob {
         if exit.success() {
             return Ok(());
         }
-        let last_line = blocking::run(move || Ok(last_line(&logs.join(layout::STDERR)))).await?;
+        let (live, permit) = session.admitted().await?;
+        let last_line = blocking::run(move || {
+            let said = last_line(&live.core.lane.dir);
+            drop(permit);
+            Ok(said)
+        })
+        .await?;
         Err(match last_line {
-            Some(line) => format!("{exit}: {line}"),
+            Some(said) => format!("{exit}: {said}"),
             None => exit.to_string(),
         }
         .into())
@@ -183,7 +189,7 @@ async fn watch(mut running: Running, attempt: &Attempt, logs: &Path) -> Result<E
                 return Err("it was told to stop".into());
             }
             () = tokio::time::sleep(LOG_CHECK) => {
-                let size = |name: &str| std::fs::metadata(logs.join(name)).map_or(0, |m| m.len());
+                let size = |name: &str| std::fs::symlink_metadata(logs.join(name)).map_or(0, |m| m.len());
                 if size(layout::STDOUT).max(size(layout::STDERR)) > LOG_BYTES {
                     running.terminate(attempt.grace).await?;
                     return Err(format!("it printed more than {LOG_BYTES} bytes; let it write to files in its workspace").into());
@@ -193,13 +199,13 @@ async fn watch(mut running: Running, attempt: &Attempt, logs: &Path) -> Result<E
     }
 }
 
-/// The last line that is not empty.
-fn last_line(path: &Path) -> Option<String> {
-    let mut file = std::fs::File::open(path).ok()?;
-    let len = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES))).ok()?;
-    let mut bytes = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut bytes).ok()?;
+/// The last line of `logs/stderr.log` that is not empty. The job may have put a link or a pipe there:
+/// the one is not followed, the other not waited for.
+fn last_line(instance: &Dir) -> Option<String> {
+    let file = instance.open_dir(layout::LOGS).ok()??.open_file(layout::STDERR).ok()??;
+    let mut bytes = vec![0; TAIL_BYTES];
+    let read = file.read_at(&mut bytes, file.len().ok()?.saturating_sub(TAIL_BYTES as u64)).ok()?;
+    bytes.truncate(read);
     let text = String::from_utf8_lossy(&bytes);
     let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
     Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())

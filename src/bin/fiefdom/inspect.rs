@@ -1,7 +1,6 @@
 //! Commands that read: `ls`, `show`, `events`, `logs`. They take no lock and wake nothing.
 
-use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,12 +127,23 @@ pub(crate) async fn logs(root: DataRoot, out: Output, args: &Logs) -> Result<u8,
     let mut streams: Vec<Log> = ["stdout", "stderr"]
         .into_iter()
         .zip(view.log_paths(&args.id))
-        .map(|(name, path)| Log::new(name, &path))
+        .map(|(name, path)| Log { name, path, reader: None, line: Vec::new() })
         .collect();
     let mut last = None;
     loop {
         // In this order: what was printed before the end is there after the end was seen.
         let ended = !args.follow || has_ended(&view, &args.id);
+        if streams.iter().any(|log| log.reader.is_none()) {
+            let found = match view.open_logs(&args.id) {
+                // It is being deleted.
+                Err(Error::NotFound { .. }) => [None, None],
+                other => other?,
+            };
+            for (log, found) in streams.iter_mut().zip(found) {
+                let reader = found.map(|found| BufReader::new(Box::new(found) as Box<dyn Read>));
+                log.reader = log.reader.take().or(reader);
+            }
+        }
         for log in &mut streams {
             log.print(out, &mut last, ended)?;
         }
@@ -157,24 +167,13 @@ fn unreadable(path: &Path, error: io::Error) -> Failure {
 struct Log {
     name: &'static str,
     path: std::path::PathBuf,
-    reader: Option<BufReader<File>>,
+    reader: Option<BufReader<Box<dyn Read>>>,
     line: Vec<u8>,
 }
 
 impl Log {
-    fn new(name: &'static str, path: &Path) -> Self {
-        Self { name, path: path.to_owned(), reader: None, line: Vec::new() }
-    }
-
     /// Prints the lines that are there; an unfinished one only when no more is to come.
     fn print(&mut self, out: Output, last: &mut Option<&'static str>, ended: bool) -> Result<(), Failure> {
-        if self.reader.is_none() {
-            self.reader = match File::open(&self.path) {
-                Ok(file) => Some(BufReader::new(file)),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(e) => return Err(unreadable(&self.path, e)),
-            };
-        }
         let Some(reader) = &mut self.reader else { return Ok(()) };
         loop {
             let read = reader.read_until(b'\n', &mut self.line).map_err(|e| unreadable(&self.path, e))?;
