@@ -10,7 +10,7 @@ use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, File};
 use crate::disk::layout;
 use crate::error::{Error, Result};
-use crate::record::{COUNT_MAX, Event, EventLine};
+use crate::record::{COUNT_MAX, Event, EventLine, json};
 
 /// Largest `state.json`, in bytes.
 const STATE_BYTES: u64 = 64 * 1024;
@@ -314,6 +314,9 @@ impl RawLine {
     }
 
     pub(crate) fn event(&self) -> Result<Event, String> {
+        if json::depth(&self.bytes) > json::MAX_DEPTH + 1 {
+            return Err(format!("it is nested deeper than {} levels", json::MAX_DEPTH));
+        }
         let event: Event = serde_json::from_slice(&self.bytes).map_err(|e| e.to_string())?;
         if is_seq(event.seq) { Ok(event) } else { Err(format!("{} is no number of an event", event.seq)) }
     }

@@ -19,6 +19,26 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), serde_json::Error> {
     deserializer.end()
 }
 
+/// How deep the brackets outside of strings are nested. `serde_json` does not count those in a part
+/// that it keeps as raw text.
+pub(crate) fn depth(bytes: &[u8]) -> usize {
+    let (mut now, mut most, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                now += 1;
+                most = most.max(now);
+            }
+            b']' | b'}' if !in_string => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
+}
+
 /// The byte offset that a `serde_json` error (which counts lines and columns) points at.
 pub(crate) fn offset_of(bytes: &[u8], error: &serde_json::Error) -> u64 {
     let lines = error.line().saturating_sub(1);
@@ -108,6 +128,12 @@ mod tests {
         assert!(check(nested(1000).as_bytes()).is_err());
         assert!(check(b"{} {}").is_err());
         assert!(check(b"").is_err());
+    }
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        assert_eq!(depth(br#"{"a":[1,{"b":"[[[\"{"}],"c":[]}"#), 3);
+        assert_eq!(depth(b"1"), 0);
     }
 
     #[test]
