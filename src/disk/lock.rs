@@ -32,6 +32,9 @@ const OWNER_BYTES: u64 = 64 * 1024;
 /// How often the directory may be swapped under us before we give up.
 const SWAP_RETRIES: usize = 16;
 
+/// How often the kernel's list of locks is read to find one that is in it.
+const LIST_READS: usize = 4;
+
 /// How long the files of a process that is dying may take to be closed.
 const DYING: Duration = Duration::from_millis(100);
 
@@ -94,10 +97,13 @@ pub(crate) fn locked_inodes() -> BTreeSet<u64> {
 fn owner_of(root: &Root, id: &InstanceId) -> Option<Box<Owner>> {
     let identity = root.instances.stat(id.as_str()).ok()??.identity;
     let same = |(_, device, inode): &(u32, u64, u64)| *inode == identity.inode && *device == identity.device;
-    let held = locks();
-    // Some file systems (btrfs, overlay) show another device in the list than `stat` does.
-    let by_inode = || held.iter().find(|(_, _, inode)| *inode == identity.inode);
-    let (pid, ..) = *held.iter().find(|lock| same(lock)).or_else(by_inode)?;
+    // A long list is read in parts, and what changes meanwhile can hide an entry.
+    let pid = (0..LIST_READS).find_map(|_| {
+        let held = locks();
+        // Some file systems (btrfs, overlay) show another device in the list than `stat` does.
+        let by_inode = || held.iter().find(|(_, _, inode)| *inode == identity.inode);
+        held.iter().find(|lock| same(lock)).or_else(by_inode).map(|(pid, ..)| *pid)
+    })?;
     let writers = root.writers.names().ok()?;
     let owner = writers
         .iter()
