@@ -5,7 +5,7 @@ use super::process::{STEPS, Step};
 use crate::disk::model::Random;
 
 /// Crash points; a campaign sets `FIEFDOM_TEST_CRASH_POINTS`.
-const CRASH_POINTS: u64 = 30_000;
+const CRASH_POINTS: u64 = 20_000;
 
 /// Longest run, in steps.
 const STEPS_MAX: u64 = 24;
