@@ -56,8 +56,8 @@ pub struct Options {
     pub event_segment_bytes: u64,
     /// Size at which the commit log begins a new segment, in bytes. Default: 64 MiB.
     pub log_segment_bytes: u64,
-    /// Age at which a segment of the commit log is replaced by durable files, so that an idle store
-    /// has an empty log, but for a list of who is at work. Default: 10 s.
+    /// Age at which a segment of the commit log is replaced by durable files, so that the log
+    /// of an idle store holds no more than a list of who is at work. Default: 10 s.
     pub log_segment_age: Duration,
     /// Most full segments that wait for their checkpoint; at the limit commits wait. Default: 4.
     pub log_segments: usize,
