@@ -21,6 +21,7 @@ pub(crate) mod feed;
 mod journal;
 pub(crate) mod lane;
 mod materialise;
+mod reconcile;
 pub(crate) mod recover;
 mod sealed;
 pub(crate) mod segment;
