@@ -171,6 +171,15 @@ fn a_deletion_that_is_checkpointed() {
     crate::tests::shown!("{points} crash points");
 }
 
+/// Recovery flushes the log before files follow it: otherwise a power cut in it leaves the events of
+/// a commit of which the log, and so everybody, knows nothing any more.
+#[test]
+fn a_commit_at_level_os_that_is_alone_in_its_log() {
+    let steps = [Step::Create(0, Durability::Disk), Step::Die, Step::Append(0, Durability::Os), Step::Die];
+    let points = crash_everywhere(&steps, &mut Random::new(8), 50);
+    crate::tests::shown!("{points} crash points");
+}
+
 #[test]
 fn a_root_several_new_directories_deep_survives_a_power_cut() {
     let disk = Disk::new();
