@@ -12,7 +12,6 @@ pub(crate) const INTERNAL: &str = ".fiefdom";
 /// Below [`INTERNAL`].
 pub(crate) const FORMAT: &str = "format.json";
 pub(crate) const RECOVERY_LOCK: &str = "recovery.lock";
-pub(crate) const RECOVERED: &str = "recovered.json";
 pub(crate) const WRITERS: &str = "writers";
 pub(crate) const TRASH: &str = "trash";
 pub(crate) const QUARANTINE: &str = "quarantine";

@@ -261,11 +261,12 @@ pub(crate) fn is_writer(root: &Root, writer: Uuid, own: Uuid) -> Result<bool> {
     Ok(writer != own && root.writers.stat(&writer.to_string())?.is_some())
 }
 
-/// The process ids of living writers.
-pub(crate) fn living_pids(root: &Root) -> Result<BTreeSet<u32>> {
+/// The process ids of living writers: all but these, which the caller has locked because they are dead.
+pub(crate) fn living_pids(root: &Root, dead: &[DeadWriter]) -> Result<BTreeSet<u32>> {
     let mut pids = BTreeSet::new();
     for name in root.writers.names()? {
         if let Some(dir) = root.writers.open_dir(&name)?
+            && !dead.iter().any(|writer| writer.id.to_string() == name)
             && let Some(owner) = read_owner(&dir)?
             && let Some(lock) = dir.open_file(layout::WRITER_LOCK)?
             && !lock.probe()?

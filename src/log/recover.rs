@@ -2,7 +2,9 @@
 //!
 //! Idempotent: dying in it and recovering again gives the same result, because a segment is removed
 //! only when every file that it covers is on disk, and writing the same commits twice changes
-//! nothing. No byte is deleted that the library did not write.
+//! nothing. Segments that are left behind without those that followed them change nothing either: the
+//! files are newer, and the life that they tell of may be over (`trash.rs`). A writer that shuts down
+//! while another lives on leaves the same. No byte is deleted that the library did not write.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,9 +29,6 @@ use crate::record::{Document as _, EventLine, InstanceId, RawRecord, Status};
 
 /// Why an instance is taken out of use when the log had more of it than can be read.
 const LOST: &str = "its last commits cannot be read: a part of the commit log is damaged";
-
-/// Largest note of replayed writers, in bytes.
-const REPLAYED_BYTES: u64 = 16 << 20;
 
 /// What a recovery did.
 #[derive(Clone, Debug, Default)]
@@ -66,13 +65,12 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     if dead.is_empty() {
         return Ok(done);
     }
-    let replayed = read_replayed(root)?;
     let mut remains: BTreeMap<InstanceId, Remains> = BTreeMap::new();
-    for writer in dead.iter().filter(|writer| !replayed.contains(&writer.id)) {
+    for writer in &dead {
         collect(root, &writer.dir, writer.id, &mut remains)?;
     }
     let writers: BTreeSet<Uuid> = dead.iter().map(|w| w.id).collect();
-    let dying = Dying { pids: dead.iter().filter_map(|w| w.pid).collect(), living: lock::living_pids(root)? };
+    let dying = Dying { pids: dead.iter().filter_map(|w| w.pid).collect(), living: lock::living_pids(root, &dead)? };
     let mut blocked = false;
     for (id, remains) in remains {
         done.commits += remains.lines.len();
@@ -87,11 +85,9 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
             keep_log(root, writer)?;
         }
     }
-    note_replayed(root, &writers)?;
     for writer in dead {
         writer.remove(root)?;
     }
-    root.internal.remove_file(layout::RECOVERED)?;
     trash::empty(root, own);
     tracing::info!(
         writers = done.writers,
@@ -100,23 +96,6 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
         "recovered what dead writers left"
     );
     Ok(done)
-}
-
-/// Writes down, durably, that everything that these writers left is in the files.
-///
-/// Their segments cannot be removed all at once, and one that is left alone would be misread: a
-/// creation without the deletion that followed it, say. With this note they are removed together.
-fn note_replayed(root: &Root, writers: &BTreeSet<Uuid>) -> Result<()> {
-    let text = serde_json::to_vec(writers).map_err(|e| crate::record::json::unserializable("writers", &e))?;
-    atomic::replace(&root.internal, layout::RECOVERED, &text, Sync::Yes)
-}
-
-/// Dead writers that have been replayed, and were about to be removed.
-fn read_replayed(root: &Root) -> Result<BTreeSet<Uuid>> {
-    let Some(file) = root.internal.open_file(layout::RECOVERED)? else { return Ok(BTreeSet::new()) };
-    // It is on disk before its name is. Should it be damaged, replaying again is right as well,
-    // unless the removal had begun.
-    Ok(serde_json::from_slice(&file.read_all(REPLAYED_BYTES)?).unwrap_or_default())
 }
 
 /// Reads all segments of a dead writer.
