@@ -1,6 +1,6 @@
-//! A process dies by and by: its locks go one after the other. Here one instance lock is made to
-//! outlive the lock of the process itself, by a copy of its descriptor, and the process is not
-//! reaped, so that the kernel still names it as the holder.
+//! How a process dies. It does so by and by: its locks go one after the other. Here one instance lock
+//! is made to outlive the lock of the process itself, by a copy of its descriptor, and the process is
+//! not reaped, so that the kernel still names it as the holder.
 #![allow(missing_docs)]
 
 mod common;
@@ -107,5 +107,20 @@ fn a_lock_that_outlives_its_process_for_long_is_an_error_and_nothing_is_lost() -
     assert!(matches!(&refused, Err(Error::Locked { id, .. }) if id.as_str() == "a"), "{refused:?}");
     drop(lock);
     assert_eq!(value_of_a(root.path())?.map_err(|e| e.to_string()), Ok(COMMITS));
+    Ok(())
+}
+
+#[test]
+fn a_process_that_aborts_with_commits_under_way_loses_nothing_acknowledged() -> TestResult {
+    for acknowledged in 1..=8 {
+        let root = tempfile::tempdir()?;
+        let mut worker = Worker::start()?;
+        worker.open(root.path(), "")?;
+        worker.must("create a")?;
+        worker.tell(&format!("count-and-abort a {acknowledged}"))?;
+        assert_eq!(worker.answer_if_alive(), None, "it aborts");
+        let value = value_of_a(root.path())??;
+        assert!((acknowledged..=acknowledged + worker::UNDER_WAY).contains(&value), "{acknowledged} became {value}");
+    }
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{Counter, TestResult, id};
-use fiefdom::{Error, Filter, NewInstance, Status, Store, View};
+use fiefdom::{Doctor, Error, Filter, NewInstance, Severity, Status, Store, View};
 use strace::Strace;
 use worker::Worker;
 
@@ -506,6 +506,8 @@ async fn a_flush_of_the_log_that_fails_is_unknown_then_poison_and_never_tried_ag
         }
         assert_eq!(faulty.worker.must("get a")?, "2", "what is durable can be read");
         assert_eq!(faulty.worker.must("stats")?, "0 false true");
+        let damage = || Doctor::examine(faulty.root.path()).map(|report| report.findings);
+        assert_eq!(damage()?.len(), 0, "a log that failed is kept, and no damage: {:?}", damage()?);
         // Another process is not affected.
         let mut other = Worker::start()?;
         other.open(faulty.root.path(), "")?;
@@ -644,6 +646,29 @@ async fn a_file_that_cannot_be_written_from_the_log_is_tried_again_and_the_commi
             stands_at(root.path(), worker, 3).await?;
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_checkpoint_that_cannot_flush_is_seen_by_the_doctor() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    let root = tempfile::tempdir()?;
+    let mut worker = Worker::start()?;
+    worker.open(root.path(), "segment=1 within_ms=3600000")?;
+    worker.must("create a")?;
+    let strace = Strace::attach(&[worker.threads()?[CHECKPOINT]], &["trace=fsync", "inject=fsync:error=EIO"])?;
+    worker.must("count a")?;
+    assert!(worker.must("checkpointed 1")?.ends_with("true"), "it stalls");
+    let findings = Doctor::examine(root.path())?.findings;
+    let noted = |f: &fiefdom::Finding| f.severity == Severity::Note && f.reason.contains("keeps waiting");
+    assert!(findings.len() == 1 && findings.iter().all(noted), "{findings:?}");
+    assert!(strace::fired(&strace.end()?) > 0);
+    worker.must("count a")?;
+    worker.must("checkpointed 2")?;
+    worker.must("shutdown")?;
+    assert!(Doctor::examine(root.path())?.findings.is_empty(), "it is over when the disk takes the files");
     Ok(())
 }
 

@@ -34,6 +34,8 @@ const UNREADABLE: &str = "nothing; see why it cannot be read";
 const NOT_OURS: &str = "nothing; it is not ours";
 const BY_HAND: &str =
     "nothing: there is no second copy to mend it from; put it back from a backup, or remove the instance";
+const TRIED_AGAIN: &str =
+    "nothing: the process tries again, and keeps the log until then; `Store::stats` says how it is";
 const RECOVERS: &str = "recover it, as the next opening of the store does";
 const REMOVES_REST: &str = "remove what is left of it";
 
@@ -248,6 +250,11 @@ impl<'a> Look<'a> {
             }
         }
         self.files += 1;
+        if let ([oldest, _, ..], true) = (&numbers[..], alive) {
+            // The same one at every look: its files do not become durable.
+            let reason = "a full segment of the log of a living process keeps waiting for its files to be flushed: the disk is slow, or refuses";
+            self.note(&dir.path_of(&layout::journal_segment(*oldest)), reason, TRIED_AGAIN);
+        }
         for number in numbers {
             self.segment(&dir, id, number, alive)?;
         }

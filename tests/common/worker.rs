@@ -14,6 +14,9 @@ use fiefdom::{Durability, Error, NewInstance, Options, Status, Store};
 
 use crate::common::{Counter, TestResult, id};
 
+/// Commits that `count-and-abort` leaves under way.
+pub(crate) const UNDER_WAY: u64 = 16;
+
 /// Every answer begins with it: other lines are of the test harness.
 const ANSWER: &str = "> ";
 
@@ -228,6 +231,18 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
                 last = instance.commit(count).await?.value;
             }
             Ok(last.to_string())
+        }
+        // So many that are acknowledged, then some that are under way.
+        ["count-and-abort", name, times] => {
+            let instance = opened(store.as_ref())?.get(&id(name)).await?;
+            for _ in 0..times.parse()? {
+                instance.commit(count).await?;
+            }
+            let mut under_way: Vec<_> = (0..UNDER_WAY).map(|_| Box::pin(instance.commit(count))).collect();
+            for commit in &mut under_way {
+                let _ = futures::poll!(commit);
+            }
+            std::process::abort();
         }
         // So many instances, each with a commit that is in its files and one that is not.
         ["fill", number] => {
