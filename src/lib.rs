@@ -11,7 +11,9 @@
 
 mod actors;
 mod admin;
+mod alarms;
 mod blocking;
+mod changes;
 mod disk;
 mod engine;
 mod error;
@@ -34,11 +36,13 @@ mod view;
 
 pub use actors::transaction::Transaction;
 pub use admin::{Doctor, Finding, Outcome, Repair, Report, Severity};
+pub use alarms::{Alarms, DueAlarm};
+pub use changes::Lagged;
 pub use error::{BoxError, Error, Owner, Result};
 pub use instance::{Committed, InstanceRef, KeepAwake, Session, SubDir};
 pub use kind::{Instance, NewInstance, Untyped};
 pub use options::{Durability, Options};
-pub use record::{Event, InstanceId, Record, Status};
+pub use record::{Alarm, Change, Event, InstanceId, Record, Status};
 pub use root::DataRoot;
 pub use store::{Stats, Store};
 pub use view::{Filter, Listing, View, Waiting};

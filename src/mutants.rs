@@ -23,6 +23,10 @@ pub(crate) enum Protection {
     NameFlush,
     /// Directories are flushed before the log is dropped.
     DirectoryFlush,
+    /// The index of the alarms is on disk before the log is dropped.
+    AlarmFlush,
+    /// Recovery makes the entry of an alarm that only the log has.
+    AlarmRecovery,
     /// The lock is taken before anything is read.
     LockThenRead,
     /// Damage is told from a torn tail.

@@ -61,6 +61,9 @@ pub struct Options {
     pub log_segment_age: Duration,
     /// Most full segments that wait for their checkpoint; at the limit commits wait. Default: 4.
     pub log_segments: usize,
+    /// Changes that are kept for readers of [`Store::changes`](crate::Store::changes) that are behind,
+    /// rounded up to a power of two. Default: 1 024.
+    pub changes_kept: usize,
     /// Crashes of one instance's actor within a minute after which it is left alone. Default: 5.
     pub crashes_per_minute: usize,
     /// Use the root even when it is on a network file system, where no promise of durability or of
@@ -86,6 +89,7 @@ impl Default for Options {
             log_segment_bytes: 64 << 20,
             log_segment_age: Duration::from_secs(10),
             log_segments: 4,
+            changes_kept: 1_024,
             crashes_per_minute: 5,
             allow_network_file_system: false,
         }

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use futures::Stream;
 use ractor::{Actor, ActorRef};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::actors::factory::{Factory, FactoryMsg, Reply};
+use crate::alarms::Alarms;
 use crate::blocking;
+use crate::changes::{self, Lagged};
 use crate::engine::{self, Engine};
 use crate::error::{Error, Result};
 use crate::instance::{InstanceRef, Session};
 use crate::kind::{Instance, NewInstance};
 use crate::options::Options;
-use crate::record::{InstanceId, Record, Status};
+use crate::record::{Change, InstanceId, Record, Status};
 use crate::root::DataRoot;
 use crate::view::{Filter, Listing, View};
 
@@ -192,6 +195,7 @@ impl<I: Instance> Store<I> {
             tags: new.tags,
             pinned: new.pinned,
             last_event_seq: 0,
+            alarm: None,
             schema_version: I::SCHEMA_VERSION,
             state: Arc::new(state),
             unknown: std::collections::BTreeMap::new(),
@@ -284,6 +288,89 @@ impl<I: Instance> Store<I> {
     pub async fn flush(&self) -> Result<()> {
         let ground = Arc::clone(&self.engine.ground);
         blocking::run(move || ground.log.flush()).await
+    }
+
+    /// The alarms of the instances of this kind, as they come due: set with
+    /// [`InstanceRef::set_alarm`], by whatever process, in whatever process they are waited for.
+    ///
+    /// Each comes at least once, also when it came due while nothing ran, and until
+    /// [`DueAlarm::done`](crate::DueAlarm::done). One that is handed out is nobody else's until it is
+    /// dropped; an instance that another living process has live is that process's to wake, and comes
+    /// here when it is let go there.
+    ///
+    /// An alarm does not come before it is due by the clock of the system, and, while the machine
+    /// keeps up, at most about 100 ms after that when this process set it, and about a second when
+    /// another did. A clock that is set back delays alarms; one that is set forward brings them early.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Result, Store, Untyped};
+    /// # async fn example(store: Store<Untyped>) -> Result<()> {
+    /// let mut alarms = store.alarms();
+    /// while let Some(due) = alarms.next().await {
+    ///     let due = match due {
+    ///         Ok(due) => due,
+    ///         Err(error) => {
+    ///             eprintln!("{error}");
+    ///             continue;
+    ///         }
+    ///     };
+    ///     println!("{} wants: {}", due.id(), due.payload::<String>()?);
+    ///     due.done().await?; // until then, it comes again
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn alarms(&self) -> Alarms<I> {
+        Alarms::new(Arc::clone(&self.engine))
+    }
+
+    /// Every commit of this process from now on, of instances of any kind: as soon as it is durable,
+    /// and before its caller knows; of one instance in the order of its revisions. It ends when the
+    /// store is shut down. What other processes commit, and what recovery changes, is not in it.
+    ///
+    /// The last 1 024 ([`Options::changes_kept`]) are kept for readers that are behind. A reader that
+    /// is further behind gets [`Lagged`]; it slows nobody. Nothing is lost to one that then lists
+    /// again:
+    ///
+    /// ```
+    /// # use std::collections::HashMap;
+    /// # use fiefdom::{Change, Error, Filter, Record, Result, Store, Untyped};
+    /// use futures::StreamExt;
+    /// # use serde_json::Value;
+    ///
+    /// # async fn example(store: Store<Untyped>) -> Result<()> {
+    /// let mut changes = store.changes(); // before the listing, so that there is no gap
+    /// let mut cache = HashMap::new();
+    /// for record in store.list(Filter::default()).await?.records {
+    ///     cache.insert(record.id.clone(), (record.uid, record.revision));
+    /// }
+    /// while let Some(change) = changes.next().await {
+    ///     match change {
+    ///         Ok(change) if change.deleted => {
+    ///             if cache.get(&change.id).is_some_and(|(uid, _)| *uid == change.uid) {
+    ///                 cache.remove(&change.id);
+    ///             }
+    ///         }
+    ///         Ok(change) => {
+    ///             let now = (change.uid, change.revision);
+    ///             let known = cache.entry(change.id).or_insert(now);
+    ///             // Another life of the id begins with its creation; the rest may be repetition.
+    ///             if known.0 == now.0 && known.1 < now.1 || known.0 != now.0 && change.created {
+    ///                 *known = now;
+    ///             }
+    ///         }
+    ///         Err(_lagged) => {
+    ///             cache.clear();
+    ///             for record in store.list(Filter::default()).await?.records {
+    ///                 cache.insert(record.id.clone(), (record.uid, record.revision));
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn changes(&self) -> impl Stream<Item = std::result::Result<Change, Lagged>> + Send + Unpin + use<I> {
+        changes::stream(self.engine.ground.log.changes().listen())
     }
 
     /// How the store is doing.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures::Stream;
 use serde_json::Value;
 
+use crate::disk::alarms::AlarmIndex;
 use crate::disk::layout;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use crate::log::events::EventReader;
 use crate::log::feed::Feed;
 use crate::log::recover;
 use crate::options::Options;
-use crate::record::{Event, InstanceId, RawRecord, Record, Status};
+use crate::record::{Alarm, Event, InstanceId, RawRecord, Record, Status};
 use crate::root::DataRoot;
 
 /// Reads a root. Its functions block: call them from a thread that may, or from a tool.
@@ -163,6 +164,27 @@ impl View {
         let dir = root.instances.open_dir(id.as_str())?.ok_or_else(|| self.not_found(id))?;
         let bytes = activate::read_bytes(&dir, &Options::default())?.ok_or_else(|| self.not_found(id))?;
         activate::parse(&dir, id, &bytes)
+    }
+
+    /// The instances whose alarm is due first, with it, in order: at most `most`. The others are not
+    /// read. (See [`Store::alarms`](crate::Store::alarms) for how they are taken.)
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]. An instance that cannot be read is left out.
+    pub fn alarms(&self, most: usize) -> Result<Vec<(InstanceId, Alarm)>> {
+        let Some(root) = &self.root else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for entry in AlarmIndex::earliest(&root.internal, most, |_| true)? {
+            // An entry may be out of date; the record says.
+            if let Ok(record) = self.raw(&entry.id)
+                && record.alarm_entry().as_ref() == Some(&entry)
+                && let Some(alarm) = record.alarm
+            {
+                found.push((entry.id, alarm));
+            }
+        }
+        Ok(found)
     }
 
     /// The record of an instance.

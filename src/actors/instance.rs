@@ -208,9 +208,11 @@ impl<I: Instance> InstanceActor<I> {
         let reply = Arc::new(Mutex::new(Some(reply)));
         let done = {
             let (core, record, reply) = (Arc::clone(&self.core), Arc::clone(&record), Arc::clone(&reply));
+            let changes = self.log.changes();
             Box::new(move |outcome: Result<()>| {
                 if outcome.is_ok() {
-                    core.publish(record);
+                    core.publish(Arc::clone(&record));
+                    changes.publish(|| record.change(false));
                 }
                 answer(&reply, outcome.map(|()| applied));
                 drop(permit);
@@ -274,7 +276,11 @@ pub(crate) async fn submit_and_wait<S: serde::Serialize + Send + Sync + 'static>
 ) -> Result<()> {
     let (reply, answer) = oneshot::channel();
     let id = core.lane.id.clone();
+    let (changes, record, deleted) = (log.changes(), Arc::clone(&sealed.record), sealed.meta.deleted);
     let done = Box::new(move |outcome: Result<()>| {
+        if outcome.is_ok() {
+            changes.publish(|| record.change(deleted));
+        }
         let _ = reply.send(outcome);
     });
     log.submit(to_commit(core, generation, sealed, durability, done))

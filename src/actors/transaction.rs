@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::log::commit::{self, CommitMeta};
 use crate::options::Durability;
-use crate::record::{EventDraft, EventLine, Record, Status, json};
+use crate::record::{Alarm, EventDraft, EventLine, Record, Status, json};
 
 /// One atomic change of one instance: state, status, tags and events together, all or nothing.
 ///
@@ -110,6 +110,28 @@ impl<S: Clone + Serialize> Transaction<S> {
         self.touched = true;
         self.draft.attempt = self.draft.attempt.saturating_add(1);
         self.draft.attempt
+    }
+
+    /// Wakes the instance at `at`, in the place of the alarm that it may have: an instance has one.
+    /// It is durable with this commit, and comes out of [`Store::alarms`](crate::Store::alarms) at
+    /// least once, also when it came due while nothing ran. `at` is rounded up to milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) for a time that has passed, or after the
+    /// year 9999; [`Error::Unserializable`](crate::Error::Unserializable) for a payload that JSON
+    /// cannot hold, [`Error::TooLarge`](crate::Error::TooLarge) for one of more than 64 KiB.
+    pub fn set_alarm<T: Serialize + ?Sized>(&mut self, at: DateTime<Utc>, payload: &T) -> Result<()> {
+        self.draft.alarm = Some(Alarm::new(at, self.at, self.draft.revision + 1, payload)?);
+        self.touched = true;
+        Ok(())
+    }
+
+    /// Takes the alarm back; says whether there was one.
+    pub fn clear_alarm(&mut self) -> bool {
+        let cleared = self.draft.alarm.take().is_some();
+        self.touched |= cleared;
+        cleared
     }
 
     /// Adds an event, and returns its `seq`.

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::record::InstanceId;
+use crate::record::{AlarmEntry, InstanceId};
 
 /// One directory per instance.
 pub(crate) const INSTANCES: &str = "instances";
@@ -80,4 +80,94 @@ pub(crate) const HOLDERS: &str = "holders.json";
 /// In the quarantine: why an instance may not be used.
 pub(crate) fn blocked(id: &InstanceId) -> String {
     format!("{id}.blocked.json")
+}
+
+/// Below [`INTERNAL`]: `alarms/<kind>/<hour>/<due>.<uid>.<revision>.<id>`, empty files.
+pub(crate) const ALARMS: &str = "alarms";
+
+/// The directory of the alarms of one kind. What cannot stand in a plain name is `%` and two hex
+/// digits.
+pub(crate) fn alarm_kind(kind: &str) -> String {
+    use std::fmt::Write as _;
+    let mut name = String::with_capacity(kind.len());
+    for (at, byte) in kind.bytes().enumerate() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || byte == b'.' && at > 0 {
+            name.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(name, "%{byte:02X}");
+        }
+    }
+    name
+}
+
+/// The reverse of [`alarm_kind`]; `None` for a name that is not one of ours.
+pub(crate) fn parse_alarm_kind(name: &str) -> Option<String> {
+    let mut kind = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        if *first == b'%' {
+            let (digits, behind) = rest.split_at_checked(2)?;
+            kind.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+            rest = behind;
+        } else {
+            kind.push(*first);
+        }
+    }
+    String::from_utf8(kind).ok()
+}
+
+/// The directory of the alarms that are due in one hour (UTC). The names sort by time.
+pub(crate) fn alarm_hour(due: i64) -> String {
+    let at = chrono::DateTime::from_timestamp_millis(due).unwrap_or_default();
+    at.format("%Y%m%dT%H").to_string()
+}
+
+/// The entry of one alarm. The names sort by time.
+pub(crate) fn alarm_name(alarm: &AlarmEntry) -> String {
+    format!("{:015}.{}.{}.{}", alarm.due, alarm.uid.simple(), alarm.revision, alarm.id)
+}
+
+/// The reverse of [`alarm_name`].
+pub(crate) fn parse_alarm_name(kind: &std::sync::Arc<str>, name: &str) -> Option<AlarmEntry> {
+    let mut parts = name.splitn(4, '.');
+    Some(AlarmEntry {
+        due: parts.next()?.parse().ok()?,
+        kind: std::sync::Arc::clone(kind),
+        uid: Uuid::try_parse(parts.next()?).ok()?,
+        revision: parts.next()?.parse().ok()?,
+        id: InstanceId::new(parts.next()?).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_alarm_reads_back_and_fits() {
+        let id = InstanceId::new(&format!("a.b-{}", "c".repeat(124))).expect("an id");
+        let (kind, uid) = (std::sync::Arc::from("k"), Uuid::new_v4());
+        let alarm = AlarmEntry { due: 253_402_300_799_000, kind, uid, revision: (1 << 62) - 1, id };
+        let name = alarm_name(&alarm);
+        assert!(name.len() < 240, "{}", name.len());
+        assert_eq!(parse_alarm_name(&alarm.kind, &name), Some(alarm));
+    }
+
+    #[test]
+    fn every_kind_has_a_plain_directory_of_its_own() {
+        for kind in ["job", "a/b", "..", ".x", "größe", "100%", "x y", "a\nb"] {
+            let name = alarm_kind(kind);
+            assert!(!name.contains(['/', ' ']) && !name.starts_with('.'), "{name}");
+            assert_eq!(parse_alarm_kind(&name).as_deref(), Some(kind));
+        }
+    }
+
+    #[test]
+    fn hours_sort_by_time() {
+        let names: Vec<_> = [0, 3_599_999, 3_600_000, 1_763_727_725_000, 253_402_300_799_000].map(alarm_hour).into();
+        assert_eq!(names[0], names[1]);
+        assert!(names.windows(2).all(|pair| pair[0] <= pair[1]), "{names:?}");
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of actors, commits or runtimes. Every function here blocks.
 
+pub(crate) mod alarms;
 pub(crate) mod atomic;
 pub(crate) mod fs;
 mod handle;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::alarms::AlarmIndex;
 use super::atomic::{self, Sync};
 use super::fs::{Dir, File, Lock};
 use super::layout;
@@ -38,6 +39,7 @@ pub(crate) struct Root {
     pub(crate) writers: Dir,
     pub(crate) trash: Dir,
     pub(crate) quarantine: Dir,
+    pub(crate) alarms: AlarmIndex,
     /// What tells this run of the system from the next: after a reboot it is another. Empty where
     /// the system does not say.
     pub(crate) boot_id: String,
@@ -75,6 +77,7 @@ impl Root {
             writers: internal.ensure_dir(layout::WRITERS)?,
             trash: internal.ensure_dir(layout::TRASH)?,
             quarantine: internal.ensure_dir(layout::QUARANTINE)?,
+            alarms: AlarmIndex::default(),
             boot_id: top.boot_id(),
             top,
             internal,
@@ -112,6 +115,7 @@ impl Root {
             writers: below(&internal, layout::WRITERS)?,
             trash: below(&internal, layout::TRASH)?,
             quarantine: below(&internal, layout::QUARANTINE)?,
+            alarms: AlarmIndex::default(),
             boot_id: top.boot_id(),
             top,
             internal,

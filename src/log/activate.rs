@@ -50,6 +50,7 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
     // Lines that were added by hand while the instance was at rest count.
     record.last_event_seq = files.last_seq();
     let lane = Lane::new(Arc::clone(root), log, id, record.uid, dir, files, options.record_bytes);
+    lane.found_alarm(record.alarm_entry())?;
     Ok(Activated { lane, record: Some(record) })
 }
 

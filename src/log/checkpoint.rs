@@ -30,6 +30,7 @@ pub(super) fn run(shared: &Shared, writer: &Writer) {
 /// Replaces one segment by durable files.
 pub(super) fn step(shared: &Shared, writer: &Writer, sealed: Sealed) {
     let done = if sealed.anew { make_anew(shared, writer, &sealed) } else { make_durable(shared, &sealed) };
+    let done = done.and_then(|()| shared.root.alarms.sync(&shared.root.internal));
     match done.and_then(|()| remove(shared, writer, sealed.number)) {
         Ok(()) => {
             shared.sealed.done();

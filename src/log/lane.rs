@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use uuid::Uuid;
 
+use super::alarm::LaneAlarm;
 use super::commit::{Commit, Line};
 use super::events::EventWriter;
 use super::feed::Feed;
 use super::recover::Chain;
 use super::tail::Tail;
 use super::{Log, checkpoint};
+use crate::disk::alarms::AlarmIndex;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, Locked};
 use crate::disk::layout;
@@ -19,7 +21,7 @@ use crate::disk::lock::Writer;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
 use crate::mutants::{Protection, without};
-use crate::record::{Document, EventLine, InstanceId};
+use crate::record::{AlarmEntry, Document, EventLine, InstanceId};
 
 /// One activation of one instance, shared by its actor, the commit log and the materialiser.
 ///
@@ -48,6 +50,7 @@ pub(crate) struct Lane {
     pub(super) record_segment: AtomicU64,
     pub(super) covered_segment: AtomicU64,
     record_bytes: usize,
+    alarm: LaneAlarm,
 }
 
 /// What is durable in the log and not in the files.
@@ -99,6 +102,7 @@ impl Lane {
             record_segment: AtomicU64::new(0),
             covered_segment: AtomicU64::new(0),
             record_bytes,
+            alarm: LaneAlarm::new(log.bell()),
         });
         lane.feed.attach(&lane, last_seq);
         lane
@@ -200,7 +204,40 @@ impl Lane {
         }
         files.append(&self.dir, events)?;
         let bytes = readable(record, self.record_bytes)?;
-        atomic::replace(&self.dir, layout::RECORD, &bytes, Sync::No)
+        let alarm = record.alarm_entry();
+        self.alarm.add(&self.root, alarm.as_ref())?;
+        atomic::replace(&self.dir, layout::RECORD, &bytes, Sync::No)?;
+        self.alarm.settle(&self.root, alarm);
+        Ok(())
+    }
+
+    /// The record that was found has this alarm. Its entry is there, unless somebody has put the
+    /// directory in its place.
+    pub(super) fn found_alarm(&self, alarm: Option<AlarmEntry>) -> Result<()> {
+        let _files = self.files();
+        self.alarm.add(&self.root, alarm.as_ref())?;
+        self.alarm.settle(&self.root, alarm);
+        Ok(())
+    }
+
+    /// Removes an entry of the index that is not that of the record: the files first, because the
+    /// commit that says so must be on disk before. Blocks.
+    pub(crate) fn forget_alarm(&self, alarm: &AlarmEntry) -> Result<()> {
+        let mut files = self.files();
+        self.write_pending(&mut files)?;
+        if !self.alarm.is(alarm) {
+            AlarmIndex::remove(&self.root.internal, alarm)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the alarm in hand; `false` when somebody in this process has it.
+    pub(crate) fn take_alarm(&self) -> bool {
+        self.alarm.take()
+    }
+
+    pub(crate) fn give_back_alarm(&self) {
+        self.alarm.give_back();
     }
 
     /// Whether the name of the instance leads to another directory than ours, or to none.
@@ -263,7 +300,12 @@ impl Lane {
             .and_then(|verdict| checkpoint::whole(&self.id, verdict))
             .and_then(|()| files.reload(&self.dir, 0));
         match written {
-            Ok(reloaded) => *files = reloaded,
+            Ok(reloaded) => {
+                *files = reloaded;
+                if let Some(record) = record {
+                    self.alarm.settle(&self.root, record.alarm_entry());
+                }
+            }
             Err(error) => {
                 self.put_back(record, events);
                 return Err(error);
@@ -317,12 +359,14 @@ impl Lane {
 
     fn move_to_trash(&self) -> Result<Option<String>> {
         if self.is_replaced()? {
+            self.alarm.settle(&self.root, None);
             return Ok(None);
         }
         let name = layout::trashed(&self.id, self.uid);
         self.root.instances.rename(self.id.as_str(), &self.root.trash, &name)?;
         self.root.instances.sync()?;
         self.root.trash.sync()?;
+        self.alarm.settle(&self.root, None);
         Ok(Some(name))
     }
 

@@ -14,6 +14,8 @@
 //! to a caller is told through the closure in its commit.
 
 pub(crate) mod activate;
+pub(crate) mod alarm;
+pub(crate) mod changes;
 mod checkpoint;
 pub(crate) mod commit;
 pub(crate) mod events;

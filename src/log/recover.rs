@@ -19,11 +19,13 @@ use super::lane::sync_files;
 use super::reconcile;
 use super::segment::{self, Contents};
 use super::trash;
+use crate::disk::alarms::AlarmIndex;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, File, Lock, Locked};
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
 use crate::error::{Error, Result};
+use crate::mutants::{Protection, without};
 use crate::options::Options;
 use crate::record::{Document as _, EventLine, InstanceId, RawRecord, Status};
 
@@ -50,6 +52,18 @@ struct Remains {
 pub(crate) fn recover(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     let _order = root.recovery_lock()?.lock(Lock::Exclusive)?;
     recover_locked(root, own)
+}
+
+/// Recovers if a writer other than `own` is dead: it may have died with an alarm that only its log
+/// has. One that is not dead yet is for the next time. Blocks.
+pub(crate) fn recover_if_dead(root: &Arc<Root>, own: Uuid) -> Result<()> {
+    let order = root.recovery_lock()?.lock(Lock::Shared)?;
+    let dead = lock::any_dead_writer(root, own)?;
+    drop(order);
+    match if dead { recover(root, Some(own)).map(drop) } else { Ok(()) } {
+        Err(Error::Locked { .. }) => Ok(()),
+        other => other,
+    }
 }
 
 /// Like [`recover`], but does nothing when that would mean to wait; `None` then.
@@ -80,6 +94,7 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
         }
     }
     root.instances.sync()?;
+    root.alarms.sync(&root.internal)?;
     if blocked {
         for writer in &dead {
             keep_log(root, writer)?;
@@ -195,10 +210,11 @@ fn recover_instance(root: &Root, id: &InstanceId, remains: Remains, dying: &Dyin
         chain.lost = std::mem::take(&mut lost);
         // A directory that is missing was removed by somebody: its name was on disk before a commit
         // at the level `Disk` was acknowledged.
-        if let Some(dir) = claim(root, id, dying)?
-            && chain.apply(root, id, uid, &dir)? == Verdict::Blocked
-        {
-            verdict = Verdict::Blocked;
+        match claim(root, id, dying)? {
+            Some(dir) if chain.apply(root, id, uid, &dir)? == Verdict::Blocked => verdict = Verdict::Blocked,
+            Some(_) => {}
+            // Its entry was made when the files were, and may not be on disk.
+            None => chain.note_alarm(root),
         }
     }
     Ok(verdict)
@@ -329,6 +345,7 @@ impl Chain {
         record.epoch = last.epoch;
         record.updated_at = last.at;
         record.last_event_seq = last.last_event_seq;
+        let earlier = disk.as_ref().and_then(RawRecord::alarm_entry);
         let stale = disk.as_ref().is_none_or(|disk| (disk.epoch, disk.revision) < (last.epoch, last.revision));
         let record = if stale { record } else { disk.unwrap_or(record) };
         let lines: Vec<EventLine> = match self.event_lines() {
@@ -341,9 +358,26 @@ impl Chain {
                 other => Err(other),
             };
         }
+        if let Some(alarm) = record.alarm_entry()
+            && !without(Protection::AlarmRecovery)
+        {
+            root.alarms.add(&root.internal, &alarm)?;
+        }
         // In any case into a new file: the old one may be one whose fsync has failed.
         write_record(dir, &record)?;
+        if let Some(old) = earlier.filter(|old| record.alarm_entry().as_ref() != Some(old)) {
+            AlarmIndex::remove(&root.internal, &old)?;
+        }
         Ok(Verdict::Whole)
+    }
+
+    /// Sees to it that the entry of the last alarm is flushed, which whoever has the instance made.
+    fn note_alarm(&self, root: &Root) {
+        if let Ok(Some(record)) = self.last_record()
+            && let Some(alarm) = record.alarm_entry()
+        {
+            root.alarms.note(&alarm);
+        }
     }
 
     /// Whether the files have the commits that the log has lost.

@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::alarm::Bell;
+use super::changes::ChangeFeed;
 use super::commit::Commit;
 use super::feed::Feed;
 use super::journal::Journal;
@@ -37,6 +39,8 @@ pub(super) struct Shared {
     pub(super) batches: AtomicU64,
     pub(super) materialise_failures: AtomicU64,
     feeds: Mutex<HashMap<InstanceId, Weak<Feed>>>,
+    bell: Bell,
+    changes: Arc<ChangeFeed>,
 }
 
 #[derive(Default)]
@@ -106,6 +110,7 @@ impl Log {
         let writer = Arc::new(writer);
         let shared = Arc::new(Shared {
             root,
+            changes: Arc::new(ChangeFeed::new(options.changes_kept)),
             options,
             queue: Mutex::default(),
             queue_filled: Condvar::new(),
@@ -119,6 +124,7 @@ impl Log {
             batches: AtomicU64::new(0),
             materialise_failures: AtomicU64::new(0),
             feeds: Mutex::default(),
+            bell: Bell::default(),
         });
         let journal = Journal::new(Arc::clone(&shared), Arc::clone(&writer));
         let writer_id = writer.id;
@@ -168,6 +174,16 @@ impl Log {
         Arc::clone(&self.shared.tail)
     }
 
+    /// Rings when an alarm has come into the index.
+    pub(crate) fn bell(&self) -> Bell {
+        self.shared.bell.clone()
+    }
+
+    /// Every commit, for whoever listens.
+    pub(crate) fn changes(&self) -> Arc<ChangeFeed> {
+        Arc::clone(&self.shared.changes)
+    }
+
     /// What the followers of an instance share.
     pub(crate) fn feed(&self, id: &InstanceId) -> Arc<Feed> {
         let mut feeds = lock(&self.shared.feeds);
@@ -211,6 +227,7 @@ impl Log {
         self.stop();
         let join = |handle: JoinHandle<()>| handle.join().is_ok();
         let journal = join(threads.journal);
+        self.shared.changes.close();
         // What this cannot write, the checkpoint of the last segment tries again.
         let _ = materialise::pass(&self.shared);
         self.shared.close_dirty();

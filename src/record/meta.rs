@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{InstanceId, Status, strict};
+use super::{Alarm, AlarmEntry, Change, InstanceId, Status, strict};
 use crate::error::{Error, Result};
 
 /// The version of the record format that this program writes, and the newest that it reads.
@@ -65,6 +65,8 @@ pub struct Record<S> {
     pub pinned: bool,
     /// `seq` of the last event, 0 when there is none.
     pub last_event_seq: u64,
+    /// When it wants to be woken, if it does.
+    pub alarm: Option<Alarm>,
     /// Version of the shape of `state` (`Instance::SCHEMA_VERSION`).
     pub schema_version: u32,
     /// The user's document, shared and immutable.
@@ -97,6 +99,7 @@ impl<S> Record<S> {
             tags: self.tags,
             pinned: self.pinned,
             last_event_seq: self.last_event_seq,
+            alarm: self.alarm,
             schema_version: self.schema_version,
             state: Arc::new(state),
             unknown: self.unknown,
@@ -121,6 +124,28 @@ impl<S> Record<S> {
         self.status = next;
         self.status_reason = reason;
         Ok(())
+    }
+
+    /// The commit that made this record, as the change feed tells of it.
+    pub(crate) fn change(&self, deleted: bool) -> Change {
+        Change {
+            id: self.id.clone(),
+            uid: self.uid,
+            kind: self.kind.clone(),
+            revision: self.revision,
+            epoch: self.epoch,
+            status: self.status,
+            last_event_seq: self.last_event_seq,
+            created: self.revision == 0,
+            deleted,
+            at: self.updated_at,
+        }
+    }
+
+    /// How the index of the alarms knows the alarm, if there is one.
+    pub(crate) fn alarm_entry(&self) -> Option<AlarmEntry> {
+        let alarm = self.alarm.as_ref()?;
+        Some(AlarmEntry::new(self.id.clone(), self.uid, &self.kind, alarm))
     }
 
     /// Checks the tags against their limits.
@@ -158,6 +183,8 @@ pub(crate) trait Document: Send + Sync {
     fn compact(&self) -> Result<Vec<u8>, serde_json::Error>;
     /// Indented, for `instance.json`, with a newline at the end.
     fn pretty(&self) -> Result<Vec<u8>, serde_json::Error>;
+    /// See [`Record::alarm_entry`].
+    fn alarm_entry(&self) -> Option<AlarmEntry>;
 }
 
 /// Runs the user's `Serialize`. It has run before, when the commit was made; but should it panic this
@@ -176,6 +203,10 @@ impl<S: Serialize + Send + Sync> Document for Record<S> {
         let mut bytes = guarded(|| serde_json::to_vec_pretty(self))?;
         bytes.push(b'\n');
         Ok(bytes)
+    }
+
+    fn alarm_entry(&self) -> Option<AlarmEntry> {
+        Self::alarm_entry(self)
     }
 }
 
@@ -217,6 +248,9 @@ impl<S: Serialize> Serialize for Record<S> {
         map.serialize_entry("tags", &self.tags)?;
         map.serialize_entry("pinned", &self.pinned)?;
         map.serialize_entry("last_event_seq", &self.last_event_seq)?;
+        if let Some(alarm) = &self.alarm {
+            map.serialize_entry("alarm", alarm)?;
+        }
         map.serialize_entry("schema_version", &self.schema_version)?;
         map.serialize_entry("state", &*self.state)?;
         for (key, value) in &self.unknown {
@@ -251,6 +285,7 @@ impl<'de> Deserialize<'de> for RawRecord {
             tags: take(&mut fields, "tags")?,
             pinned: take(&mut fields, "pinned")?,
             last_event_seq: take(&mut fields, "last_event_seq")?,
+            alarm: take_optional(&mut fields, "alarm")?,
             schema_version: take(&mut fields, "schema_version")?,
             state: Arc::new(take(&mut fields, "state")?),
             unknown: fields,

@@ -2,6 +2,8 @@
 //!
 //! Pure: nothing here touches a disk, a clock that matters, or a runtime.
 
+mod alarm;
+mod change;
 mod event;
 mod id;
 pub(crate) mod json;
@@ -9,6 +11,9 @@ mod meta;
 mod status;
 mod strict;
 
+pub use alarm::Alarm;
+pub(crate) use alarm::{AlarmEntry, may_be};
+pub use change::Change;
 pub use event::Event;
 pub(crate) use event::{EventDraft, EventLine};
 pub use id::InstanceId;

@@ -171,6 +171,44 @@ fn a_deletion_that_is_checkpointed() {
     crate::tests::shown!("{points} crash points");
 }
 
+#[test]
+fn an_alarm_that_is_set_replaced_and_cleared() {
+    use Durability::{Disk, Os};
+    let mut random = Random::new(9);
+    let steps = [
+        Step::Create(0, Disk),
+        Step::Alarm(0, Disk),
+        Step::Seal,
+        Step::Checkpoint,
+        Step::Update(0, Disk),
+        Step::Materialise,
+        Step::Alarm(0, Os),
+        Step::Materialise,
+        Step::ClearAlarm(0, Os),
+        Step::Alarm(0, Disk),
+        Step::Release(0),
+        Step::Seal,
+        Step::Checkpoint,
+        Step::ClearAlarm(0, Disk),
+        Step::Alarm(0, Disk),
+        Step::Delete(0),
+        Step::Seal,
+        Step::Checkpoint,
+    ];
+    let points = crash_everywhere(&steps, &mut random, 20);
+    crate::tests::shown!("{points} crash points");
+}
+
+#[test]
+fn an_alarm_set_by_a_process_that_dies_is_in_the_index_after_recovery() {
+    use Durability::{Disk, Os};
+    for level in [Disk, Os] {
+        let steps = [Step::Create(0, Disk), Step::Release(0), Step::Die, Step::Alarm(0, level), Step::Die];
+        let points = crash_everywhere(&steps, &mut Random::new(10), 50);
+        crate::tests::shown!("{points} crash points");
+    }
+}
+
 /// Recovery flushes the log before files follow it: otherwise a power cut in it leaves the events of
 /// a commit of which the log, and so everybody, knows nothing any more.
 #[test]

@@ -4,13 +4,15 @@ use std::process::Command;
 
 use crate::mutants::Protection;
 
-const CATCHERS: [(Protection, &str); 12] = [
+const CATCHERS: [(Protection, &str); 14] = [
     (Protection::LogFlush, "tests::crash::one_instance_through_everything"),
     (Protection::OutputGate, "tests::crash::one_instance_through_everything"),
     (Protection::LogFirst, "tests::crash::one_instance_through_everything"),
     (Protection::Replacement, "tests::crash::one_instance_through_everything"),
     (Protection::DirectoryFlush, "tests::crash::one_instance_through_everything"),
     (Protection::NameFlush, "tests::crash::one_instance_through_everything"),
+    (Protection::AlarmFlush, "tests::crash::an_alarm_that_is_set_replaced_and_cleared"),
+    (Protection::AlarmRecovery, "tests::crash::an_alarm_set_by_a_process_that_dies_is_in_the_index_after_recovery"),
     (Protection::OneFlush, "tests::errors::a_failed_flush_of_the_log_poisons"),
     (Protection::TornBytesCut, "tests::errors::a_failed_write_of_the_log_is_not_applied_and_the_next_works"),
     (Protection::Generations, "tests::errors::a_failed_write_of_the_log_is_not_applied_and_the_next_works"),

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::world::{Fact, INSTANCES, Moment, World};
 use crate::actors::transaction::{Sealed, Stamp, Transaction};
+use crate::disk::alarms::AlarmIndex;
 use crate::disk::model::Disk;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ pub(super) enum Step {
     /// Two commits, the second handed to the log while the first is being written.
     Pipeline(usize),
     Run(usize),
+    Alarm(usize, Durability),
+    ClearAlarm(usize, Durability),
     Delete(usize),
     Materialise,
     Seal,
@@ -40,7 +43,7 @@ pub(super) enum Step {
     Die,
 }
 
-pub(super) const STEPS: [Step; 21] = {
+pub(super) const STEPS: [Step; 24] = {
     use Durability::{Disk, Os};
     [
         Step::Create(0, Disk),
@@ -57,6 +60,9 @@ pub(super) const STEPS: [Step; 21] = {
         Step::Pipeline(0),
         Step::Run(0),
         Step::Run(1),
+        Step::Alarm(0, Disk),
+        Step::Alarm(0, Os),
+        Step::ClearAlarm(0, Os),
         Step::Delete(0),
         Step::Materialise,
         Step::Seal,
@@ -114,6 +120,7 @@ impl Process {
     pub(super) fn open(disk: &Disk, world: &World) -> Result<Self> {
         let mut process = Self::open_without_looking(disk, world)?;
         for instance in 0..INSTANCES.len() {
+            process.check_index(instance)?;
             let moment = process.look(instance)?;
             process.world.note(Fact::Found { instance, moment });
         }
@@ -184,6 +191,8 @@ impl Process {
                 self.stepper.commit();
                 Ok(())
             }
+            Step::Alarm(instance, level) => self.set_alarm(instance, level, true),
+            Step::ClearAlarm(instance, level) => self.set_alarm(instance, level, false),
             Step::Delete(instance) => self.delete(instance),
             Step::Materialise => self.stepper.materialise(),
             Step::Seal => self.stepper.seal(),
@@ -335,6 +344,39 @@ impl Process {
         life.submit(&self.stepper, &self.world, instance, number, sealed, level, all).map(drop)
     }
 
+    /// Sets an alarm, or takes it back. No two are due at the same time.
+    fn set_alarm(&mut self, instance: usize, level: Durability, set: bool) -> Result<()> {
+        if !self.wake(instance)? {
+            return Ok(());
+        }
+        let number = self.number();
+        let life = self.lives.get_mut(&instance).expect("just woken");
+        life.follow_generation();
+        let mut transaction = Transaction::new(&life.current);
+        if set {
+            let hours = i64::try_from(number).expect("small");
+            transaction.set_alarm(chrono::Utc::now() + chrono::TimeDelta::hours(hours), "now")?;
+        } else {
+            transaction.clear_alarm();
+        }
+        let (sealed, events) = (transaction.seal(life.stamp)?, life.events.clone());
+        life.submit(&self.stepper, &self.world, instance, number, sealed, level, events)?;
+        self.stepper.commit();
+        Ok(())
+    }
+
+    /// After a recovery the index has every alarm that a record has: otherwise it would never come.
+    fn check_index(&self, instance: usize) -> Result<()> {
+        let Some(dir) = self.root.instances.open_dir(id(instance).as_str())? else { return Ok(()) };
+        let Some(bytes) = activate::read_bytes(&dir, &self.options)? else { return Ok(()) };
+        match activate::parse(&dir, &id(instance), &bytes)?.alarm_entry() {
+            Some(alarm) if !AlarmIndex::has(&self.root.internal, &alarm)? => {
+                Err(Error::rejected(format!("an alarm is lost: {alarm:?}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn delete(&mut self, instance: usize) -> Result<()> {
         if !self.wake(instance)? {
             return Ok(());
@@ -463,6 +505,7 @@ fn moment(record: &Record<Doc>, events: &[u64]) -> Moment {
         epoch: record.epoch,
         revision: record.revision,
         status: record.status,
+        alarm: record.alarm.as_ref().map(|alarm| alarm.at.timestamp_millis()),
         number: record.state.number,
         events: events.to_vec(),
     }
@@ -492,6 +535,7 @@ fn new_record(instance: usize, uid: Uuid) -> Record<Doc> {
         tags: std::collections::BTreeMap::new(),
         pinned: false,
         last_event_seq: 0,
+        alarm: None,
         schema_version: 1,
         state: Arc::new(doc(0)),
         unknown: std::collections::BTreeMap::new(),

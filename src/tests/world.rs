@@ -18,6 +18,8 @@ pub(super) struct Moment {
     pub(super) epoch: u64,
     pub(super) revision: u64,
     pub(super) status: Status,
+    /// When its alarm is due, if it has one.
+    pub(super) alarm: Option<i64>,
     /// The state: a number that no two commits share.
     pub(super) number: u64,
     /// The data of every event, in order.

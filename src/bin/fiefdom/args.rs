@@ -72,6 +72,11 @@ pub(crate) enum Command {
     /// Append an event to an instance
     #[command(after_help = r#"Example: fiefdom append build-42 step.done '{"step":1}'"#)]
     Append(Append),
+    /// Set the alarm of an instance, or take it back
+    #[command(after_help = r#"Example: fiefdom alarm build-42 --in 90m '{"look":"again"}'"#)]
+    Alarm(crate::alarm::Alarm),
+    /// List the alarms that wait, the first due first; or take them as they come due
+    Alarms(crate::alarm::Alarms),
     /// Delete instances with all their files
     Rm(Rm),
     /// Check every file of the store
@@ -245,12 +250,12 @@ pub(crate) fn unique(tags: Vec<(String, String)>) -> Result<BTreeMap<String, Str
     Ok(unique)
 }
 
-fn json(text: &str) -> Result<serde_json::Value, String> {
+pub(crate) fn json(text: &str) -> Result<serde_json::Value, String> {
     fiefdom::Untyped::parse(text).map_err(|e| e.to_string())
 }
 
 /// `1h30m`, `90s`, `500ms`; a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is a number with ms, s, m, h or d, such as 90s or 1h30m".to_owned();
     if let Ok(seconds) = text.parse::<u64>() {
         return if seconds == 0 { Err(wrong()) } else { Ok(Duration::from_secs(seconds)) };

@@ -2,6 +2,7 @@
 //!
 //! Everything here goes through the library's public interface.
 
+mod alarm;
 mod args;
 mod doctor;
 mod edit;
@@ -61,6 +62,8 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Update(command) => edit::update(root, out, command).await,
         Command::Append(command) => edit::append(root, out, command).await,
         Command::Rm(command) => edit::remove(root, out, command).await,
+        Command::Alarm(command) => alarm::alarm(root, out, command).await,
+        Command::Alarms(command) => alarm::alarms(root, out, command).await,
         Command::Ls(command) => inspect::list(root, out, &command),
         Command::Show(command) => inspect::show(root, out, &command),
         Command::Events(command) => inspect::events(root, out, command).await,

@@ -1,0 +1,35 @@
+//! One commit, as the change feed tells of it.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{InstanceId, Status};
+
+/// One durable commit of this process: see [`Store::changes`](crate::Store::changes).
+///
+/// Of one instance they come in the order of their revisions. `uid` and `revision` say which state it
+/// is: one that a cache has already, or that is older than what it has, is a repetition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change {
+    /// The instance.
+    pub id: InstanceId,
+    /// Tells it from an earlier instance of the same id.
+    pub uid: Uuid,
+    /// The kind of the instance.
+    pub kind: String,
+    /// The revision that the commit made; 0 for a creation.
+    pub revision: u64,
+    /// The activation that made it.
+    pub epoch: u64,
+    /// The status after it.
+    pub status: Status,
+    /// `seq` of the last event after it, 0 when there is none.
+    pub last_event_seq: u64,
+    /// Whether it made the instance.
+    pub created: bool,
+    /// Whether it deleted the instance.
+    pub deleted: bool,
+    /// When it was made (UTC).
+    pub at: DateTime<Utc>,
+}
