@@ -6,6 +6,7 @@ mod event;
 mod id;
 pub(crate) mod json;
 mod meta;
+pub(crate) mod migrate;
 mod status;
 mod strict;
 
