@@ -74,6 +74,9 @@ pub(crate) enum Command {
     Append(Append),
     /// Delete instances with all their files
     Rm(Rm),
+    /// Bring jobs and batches that an older version wrote up to date
+    #[command(after_help = MIGRATE_HELP)]
+    Migrate(Migrate),
     /// Check every file of the store
     #[command(after_help = "Exit codes: 0 healthy (there may be notes), 1 damage (left), 5 the root cannot be read")]
     Doctor(Doctor),
@@ -214,6 +217,26 @@ pub(crate) struct Rm {
     /// The instances
     #[arg(required = true)]
     pub(crate) ids: Vec<InstanceId>,
+}
+
+const MIGRATE_HELP: &str = "Instances of other kinds are left to the programs that know them, and come up to date \
+when those use them. A run that was cut short goes on when it is begun again.
+
+Examples:
+  fiefdom migrate --all --dry-run
+  fiefdom migrate --all";
+
+#[derive(ClapArgs)]
+pub(crate) struct Migrate {
+    /// The instances
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) ids: Vec<InstanceId>,
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only try the steps, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(ClapArgs)]
