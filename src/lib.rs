@@ -28,6 +28,7 @@ mod mutants;
 mod options;
 mod record;
 mod root;
+mod state_file;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub use migration::{Migrated, Migrating, Migration, MigrationOutcome};
 pub use options::{Durability, Options};
 pub use record::{Event, InstanceId, Record, Status};
 pub use root::DataRoot;
+pub use state_file::{FileState, StateFile};
 pub use store::{Stats, Store};
 pub use view::{Filter, Listing, View, Waiting};
 

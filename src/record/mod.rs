@@ -8,7 +8,7 @@ pub(crate) mod json;
 mod meta;
 pub(crate) mod migrate;
 mod status;
-mod strict;
+pub(crate) mod strict;
 
 pub use event::Event;
 pub(crate) use event::{EventDraft, EventLine};
