@@ -227,9 +227,10 @@ Examples:
   fiefdom migrate --all";
 
 #[derive(ClapArgs)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["ids", "all"])))]
 pub(crate) struct Migrate {
     /// The instances
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "ID")]
     pub(crate) ids: Vec<InstanceId>,
     /// All of them
     #[arg(long)]
