@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicUsize;
 
 use futures::FutureExt as _;
 use ractor::{Actor, ActorCell, ActorRef};
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::actors::instance::{Core, Live, submit_and_wait};
@@ -22,7 +21,7 @@ use crate::kind::Instance;
 use crate::log::activate::{self, Activated};
 use crate::log::{Log, recover, trash};
 use crate::options::{Durability, Options};
-use crate::record::{InstanceId, RawRecord, Record};
+use crate::record::{InstanceId, RawRecord, Record, migrate};
 use crate::root::DataRoot;
 
 /// One open root.
@@ -136,13 +135,8 @@ impl Engine {
                     move || {
                         let mut activated = activate::open(&ground.root, &ground.log, &ground.options, &id)?;
                         let raw = activated.record.take().ok_or_else(|| Error::Crashed { id: id.clone() })?;
-                        match typed::<I>(raw) {
-                            Ok(record) => Ok((activated, record)),
-                            Err(error) => {
-                                activated.lane.release()?;
-                                Err(error)
-                            }
-                        }
+                        // What is refused is let go as it is: not even the cache of its event log is written.
+                        typed::<I>(raw).map(|record| (activated, record))
                     }
                 })
                 .await?;
@@ -245,24 +239,13 @@ pub(crate) fn typed<I: Instance>(raw: RawRecord) -> Result<Record<I::State>> {
     if !I::accepts(&raw.kind) {
         return Err(Error::KindMismatch { id, expected: I::KIND, found: raw.kind });
     }
-    if raw.kind != I::KIND || raw.schema_version == I::SCHEMA_VERSION {
-        return raw.typed().map_err(|e| mismatch(e.to_string()));
-    }
-    if raw.schema_version > I::SCHEMA_VERSION {
-        return Err(mismatch(format!(
-            "it has version {}, which is newer; use a newer version of the program",
-            raw.schema_version
-        )));
-    }
-    let mut state: Value = serde_json::from_str(raw.state.get()).map_err(|e| mismatch(e.to_string()))?;
-    for from in raw.schema_version..I::SCHEMA_VERSION {
-        let step = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| I::migrate(from, state)));
-        let step = step.map_err(|_| mismatch(format!("the migration from version {from} panicked")))?;
-        state = step.map_err(|e| mismatch(format!("the migration from version {from} failed: {e}")))?;
-    }
-    let state =
-        serde_json::from_value(state).map_err(|e| mismatch(format!("after its migration it does not fit: {e}")))?;
+    // A kind that takes others takes them as they are: their versions mean nothing to it.
+    let is_own = raw.kind == I::KIND;
+    let from = if is_own { raw.schema_version } else { I::SCHEMA_VERSION };
+    let state = migrate::up_to_date(&raw.state, from, I::SCHEMA_VERSION, I::migrate).map_err(mismatch)?;
     let mut record = raw.with_state(state);
-    record.schema_version = I::SCHEMA_VERSION;
+    if is_own {
+        record.schema_version = I::SCHEMA_VERSION;
+    }
     Ok(record)
 }

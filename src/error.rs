@@ -122,7 +122,7 @@ pub enum Error {
         reason: String,
     },
     /// A file does not hold what it must. Its bytes are kept, and a copy is in the quarantine.
-    #[error("{} is damaged{}: {reason}; its bytes are kept (a copy is under .fiefdom/quarantine): mend the file by hand, or restore it", path.display(), At(*offset))]
+    #[error("{} is damaged{}: {reason}; its bytes are kept (of a store's file, a copy is under .fiefdom/quarantine): mend the file by hand, or restore it", path.display(), At(*offset))]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -154,6 +154,30 @@ pub enum Error {
         version: u32,
         /// What went wrong.
         reason: String,
+    },
+    /// A [`StateFile`](crate::StateFile) does not hold what its type needs, or could not be brought
+    /// to it. Untouched.
+    #[error(
+        "{} cannot be used as {kind:?} version {version}: {reason}; the file is unchanged: mend it by hand, or move it away to begin anew", path.display()
+    )]
+    StateFile {
+        /// The file.
+        path: PathBuf,
+        /// The kind that the program asked for.
+        kind: &'static str,
+        /// The version that the program has.
+        version: u32,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The lock of a file is held by somebody else for longer than the caller wants to wait. Nothing
+    /// was changed.
+    #[error("{} is still locked by another process after {waited:?}; try again when it is done, or wait longer", path.display())]
+    Busy {
+        /// The file whose turn did not come.
+        path: PathBuf,
+        /// How long it was waited.
+        waited: Duration,
     },
     /// A system call failed.
     #[error("could not {action} {}: {source}", path.display())]
@@ -286,6 +310,13 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// What a panic said, when it said it in words.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text =
+        panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "it said nothing".to_owned())
 }
 
 struct At(Option<u64>);

@@ -25,10 +25,12 @@ mod instance;
 pub mod jobs;
 mod kind;
 mod log;
+mod migration;
 mod mutants;
 mod options;
 mod record;
 mod root;
+mod state_file;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -41,9 +43,11 @@ pub use changes::Lagged;
 pub use error::{BoxError, Error, Owner, Result};
 pub use instance::{Committed, InstanceRef, KeepAwake, Session, SubDir};
 pub use kind::{Instance, NewInstance, Untyped};
+pub use migration::{Migrated, Migrating, Migration, MigrationOutcome};
 pub use options::{Durability, Options};
 pub use record::{Alarm, Change, Event, InstanceId, Record, Status};
 pub use root::DataRoot;
+pub use state_file::{FileState, StateFile};
 pub use store::{Stats, Store};
 pub use view::{Filter, Listing, View, Waiting};
 

@@ -274,6 +274,10 @@ impl<I: Instance> Store<I> {
         .await
     }
 
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// The root, to read it without locks.
     #[must_use]
     pub fn view(&self) -> View {

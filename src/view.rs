@@ -159,7 +159,16 @@ impl View {
         Ok([open(layout::STDOUT)?, open(layout::STDERR)?])
     }
 
-    fn raw(&self, id: &InstanceId) -> Result<RawRecord> {
+    /// The ids of all instances, in order. A root that does not exist has none.
+    pub(crate) fn ids(&self) -> Result<Vec<InstanceId>> {
+        let Some(root) = &self.root else { return Ok(Vec::new()) };
+        // What is not ours has no place in the list.
+        let mut ids: Vec<_> = root.instances.names()?.iter().filter_map(|name| InstanceId::new(name).ok()).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    pub(crate) fn raw(&self, id: &InstanceId) -> Result<RawRecord> {
         let root = self.root.as_ref().ok_or_else(|| self.not_found(id))?;
         let dir = root.instances.open_dir(id.as_str())?.ok_or_else(|| self.not_found(id))?;
         let bytes = activate::read_bytes(&dir, &Options::default())?.ok_or_else(|| self.not_found(id))?;

@@ -119,6 +119,43 @@ fn the_agent_session_goes_on_where_it_was() -> TestResult {
     Ok(())
 }
 
+#[test]
+fn the_state_of_an_older_program_is_brought_up_to_date() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let first = lines_of("migrate_state", root.path())?;
+    assert_eq!(first.iter().filter(|line| line.ends_with("as version 1")).count(), 3, "{first:#?}");
+    let old = record(root.path(), "bread")?;
+    assert_eq!((&old["schema_version"], &old["state"]["minutes"]), (&json!(1), &json!("180")));
+    let toast = std::fs::read(root.path().join("instances/toast/instance.json"))?;
+
+    let second = lines_of("migrate_state", root.path())?;
+    assert_eq!(second[0], r#"soup takes 2700 seconds and is ["quick"]"#);
+    assert!(second.contains(&"bread 1 -> 3: Migrated".into()), "{second:#?}");
+    assert!(second.contains(&"soup 3 -> 3: Current".into()), "{second:#?}");
+    assert!(second.iter().any(|line| line.starts_with("toast 1 -> 3: Failed(")), "{second:#?}");
+    let new = record(root.path(), "bread")?;
+    assert_eq!(new["schema_version"], 3);
+    assert_eq!(new["state"], json!({ "title": "Bread", "seconds": 10800, "tags": [] }));
+    assert_eq!(std::fs::read(root.path().join("instances/toast/instance.json"))?, toast, "it is as it was");
+    Ok(())
+}
+
+#[test]
+fn the_preferences_of_a_user_survive_a_crash_and_an_upgrade() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("config/preferences.json");
+    for run in 1..=2 {
+        let lines = lines_of("user_state", &path)?;
+        assert_eq!(lines[0], r#"the theme is "dark""#);
+        assert_eq!(lines.iter().filter(|line| *line == "a process ended, with a crash").count(), 1, "{lines:#?}");
+        let opened: Vec<_> = (0..5).map(|n| format!("project-{n} was opened {} times", 4 * run)).collect();
+        assert_eq!(lines[5..], opened, "an update of the process that crashed counts");
+    }
+    let on_disk: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    assert_eq!((&on_disk["schema_version"], &on_disk["state"]["theme"]), (&json!(2), &json!("dark")));
+    Ok(())
+}
+
 /// The web service as a process; it is killed when a test fails before its end.
 struct Service {
     child: Child,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use crate::error::{BoxError, Error, Result};
+use crate::error::{BoxError, Error, Result, panic_message};
 use crate::kind::Instance;
 
 /// Most callers that wait for one `prepare`.
@@ -110,11 +110,4 @@ fn wait<T>(waiters: &mut Vec<RpcReplyPort<Result<T>>>, reply: RpcReplyPort<Resul
     } else {
         let _ = reply.send(Err(Error::Overloaded { what: "callers waiting for one prepare", limit: WAITERS as u64 }));
     }
-}
-
-/// What a panic said, when it said it in words.
-pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "it said nothing".to_owned())
 }

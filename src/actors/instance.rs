@@ -25,10 +25,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Permit};
-use super::factory::panic_message;
 use super::registry::Occupant;
 use super::transaction::{Sealed, Stamp, Transaction};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_message};
 use crate::kind::Instance;
 use crate::log::commit::Commit;
 use crate::log::lane::Lane;

@@ -64,6 +64,11 @@ pub(crate) fn temporary(name: &str) -> String {
     format!(".{name}.tmp")
 }
 
+/// The lock of a file that is outside of a root.
+pub(crate) fn lock_beside(name: &str) -> String {
+    format!(".{name}.lock")
+}
+
 /// A writer's directory before it is locked: nobody takes it for a dead writer.
 pub(crate) fn unborn_writer(writer: Uuid) -> String {
     format!("new-{writer}")

@@ -130,7 +130,7 @@ impl Root {
         for dir in [&self.instances, &self.writers, &self.trash, &self.quarantine, &self.internal, &self.top] {
             dir.sync()?;
         }
-        self.sync_above()?;
+        sync_above(&self.top)?;
         let created_by = concat!("fiefdom ", env!("CARGO_PKG_VERSION")).to_owned();
         let marker = Marker { format: FORMAT, created_by, created_at: chrono::Utc::now() };
         let mut bytes =
@@ -139,26 +139,26 @@ impl Root {
         atomic::replace(&self.internal, layout::FORMAT, &bytes, Sync::Yes)
     }
 
-    /// Makes the way to the root durable: a directory above it may be new, too. It ends at another
-    /// file system, or at a directory that we may not read, in which we did not make anything.
-    fn sync_above(&self) -> Result<()> {
-        let path = std::path::absolute(self.top.path()).map_err(|e| Error::io("look at", self.top.path(), e))?;
-        let device = self.top.own_stat()?.identity.device;
-        for above in path.ancestors().skip(1) {
-            let Ok(dir) = Dir::open(above) else { break };
-            if dir.own_stat()?.identity.device != device {
-                break;
-            }
-            dir.sync()?;
-        }
-        Ok(())
-    }
-
     /// The file whose lock orders activation and recovery. Each holder opens it anew, because a
     /// lock belongs to the open file.
     pub(crate) fn recovery_lock(&self) -> Result<File> {
         self.internal.open_or_create_file(layout::RECOVERY_LOCK)
     }
+}
+
+/// Makes the way to a directory durable: one above it may be new, too. It ends at another file system,
+/// or at a directory that we may not read, in which we did not make anything.
+pub(crate) fn sync_above(dir: &Dir) -> Result<()> {
+    let path = std::path::absolute(dir.path()).map_err(|e| Error::io("look at", dir.path(), e))?;
+    let device = dir.own_stat()?.identity.device;
+    for above in path.ancestors().skip(1) {
+        let Ok(dir) = Dir::open(above) else { break };
+        if dir.own_stat()?.identity.device != device {
+            break;
+        }
+        dir.sync()?;
+    }
+    Ok(())
 }
 
 fn refuse_network(top: &Dir) -> Result<()> {

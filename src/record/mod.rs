@@ -8,8 +8,9 @@ mod event;
 mod id;
 pub(crate) mod json;
 mod meta;
+pub(crate) mod migrate;
 mod status;
-mod strict;
+pub(crate) mod strict;
 
 pub use alarm::Alarm;
 pub(crate) use alarm::{AlarmEntry, may_be};

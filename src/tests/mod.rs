@@ -21,5 +21,6 @@ mod mutants;
 mod network;
 mod process;
 mod random;
+mod state_file;
 mod two_processes;
 mod world;

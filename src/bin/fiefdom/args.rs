@@ -79,6 +79,9 @@ pub(crate) enum Command {
     Alarms(crate::alarm::Alarms),
     /// Delete instances with all their files
     Rm(Rm),
+    /// Bring jobs and batches that an older version wrote up to date
+    #[command(after_help = MIGRATE_HELP)]
+    Migrate(Migrate),
     /// Check every file of the store
     #[command(after_help = "Exit codes: 0 healthy (there may be notes), 1 damage (left), 5 the root cannot be read")]
     Doctor(Doctor),
@@ -219,6 +222,27 @@ pub(crate) struct Rm {
     /// The instances
     #[arg(required = true)]
     pub(crate) ids: Vec<InstanceId>,
+}
+
+const MIGRATE_HELP: &str = "Instances of other kinds are left to the programs that know them, and come up to date \
+when those use them. A run that was cut short goes on when it is begun again.
+
+Examples:
+  fiefdom migrate --all --dry-run
+  fiefdom migrate --all";
+
+#[derive(ClapArgs)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["ids", "all"])))]
+pub(crate) struct Migrate {
+    /// The instances
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<InstanceId>,
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only try the steps, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(ClapArgs)]

@@ -8,6 +8,7 @@ mod doctor;
 mod edit;
 mod failure;
 mod inspect;
+mod migrate;
 mod output;
 mod run;
 
@@ -68,6 +69,7 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Show(command) => inspect::show(root, out, &command),
         Command::Events(command) => inspect::events(root, out, command).await,
         Command::Doctor(command) => doctor::doctor(&root, out, &command),
+        Command::Migrate(command) => migrate::migrate(root, out, command).await,
         Command::Logs(command) => inspect::logs(root, out, &command).await,
     }
 }

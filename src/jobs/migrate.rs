@@ -1,0 +1,11 @@
+//! The kinds of this module, for whoever brings a whole root up to date.
+
+use super::batch::BatchKind;
+use super::command::CommandJob;
+use crate::migration::Migration;
+
+/// A [`Migration`] that knows the kinds `job` and `batch`.
+#[must_use]
+pub fn migration() -> Migration {
+    Migration::new().kind::<CommandJob>().kind::<BatchKind>()
+}
