@@ -9,6 +9,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{TestResult, id, options, shown};
 use fiefdom::{
@@ -303,6 +304,40 @@ async fn more_instances_than_may_be_live_are_migrated() -> TestResult {
     assert!(run.values().all(|one| matches!(one, MigrationOutcome::Migrated)), "{run:?}");
     assert!(store.stats().await?.live_instances <= 4);
     store.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_migrated_is_let_go_at_once() -> TestResult {
+    let root = tempfile::tempdir()?;
+    write_v1(root.path(), &[("a", "one"), ("b", "two"), ("c", "three")]).await?;
+    let store = Store::open(root.path(), NoteV3).await?;
+    let run: Vec<_> = Migration::new().kind::<NoteV3>().run(&store).await?.collect().await;
+    assert_eq!(run.len(), 3);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // Left alone, an instance stays for a minute.
+    while store.stats().await?.live_instances > 0 {
+        assert!(Instant::now() < deadline, "{:?}", store.stats().await?);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    store.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_format_is_refused_without_a_touch() -> TestResult {
+    let root = tempfile::tempdir()?;
+    write_v1(root.path(), &[("a", "one")]).await?;
+    let path = instance(root.path(), "a").join("instance.json");
+    // Not even the schema version is where it was.
+    std::fs::write(&path, r#"{"format":2,"all":"is different"}"#)?;
+    let before = snapshot(&instance(root.path(), "a"))?;
+    let store = Store::open(root.path(), NoteV3).await?;
+    assert!(matches!(store.get(&id("a")).await, Err(Error::NewerFormat { found: 2, .. })));
+    let run = outcomes(Migration::new().kind::<NoteV3>().run(&store).await?.collect().await);
+    assert!(matches!(&run["a"], MigrationOutcome::Failed(Error::NewerFormat { .. })), "{run:?}");
+    store.shutdown().await?;
+    assert_eq!(snapshot(&instance(root.path(), "a"))?, before);
     Ok(())
 }
 

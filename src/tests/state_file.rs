@@ -1,7 +1,10 @@
 //! A file outside of a store, at every power cut: the old content or the new, and the new when it was
 //! acknowledged.
 
+use std::sync::{Arc, Mutex};
+
 use crate::disk::fs::Dir;
+use crate::disk::layout;
 use crate::disk::model::{Disk, Random, Survives};
 use crate::disk::state_file::{self, Turn};
 
@@ -38,4 +41,28 @@ fn a_power_cut_at_any_point_of_an_update_leaves_one_whole_content() {
     }
     assert!(points > 100, "there were only {points}");
     super::shown!("{points} power cuts");
+}
+
+/// Somebody removes the lock file, and another process takes a new one, between any two steps of ours.
+#[test]
+fn a_lock_file_that_is_removed_while_it_is_taken_does_not_make_two_owners() {
+    for at in 1.. {
+        let disk = Disk::new();
+        let open = || Dir::open(disk.path()).expect("open");
+        drop(Turn::try_take(open(), NAME).expect("a lock file"));
+        let (mine, others) = (open(), open());
+        let other = Arc::new(Mutex::new(None));
+        let taken = Arc::clone(&other);
+        disk.interrupt(disk.operations() + at, move || {
+            others.remove_file(&layout::lock_beside(NAME)).expect("removed");
+            *taken.lock().expect("no panic") = Turn::try_take(others, NAME).expect("a lock");
+        });
+        let mine = Turn::try_take(mine, NAME).expect("no fault");
+        if !disk.interrupted() {
+            assert!(at > 2, "it was interrupted at every step");
+            return;
+        }
+        assert!(other.lock().expect("no panic").is_some(), "the other has it, at step {at}");
+        assert!(mine.is_none(), "both have it, at step {at}");
+    }
 }
