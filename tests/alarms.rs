@@ -299,9 +299,9 @@ async fn be_a_worker() -> TestResult {
     let mut alarms = store.alarms().redeliver_after(Duration::from_millis(5));
     println!("\nopen");
     let setting = futures::future::join_all((0..4).map(|lane| tokio::spawn(keep_setting(store.clone(), life, lane))));
-    while let Some(due) = alarms.next().await {
-        let due = due?;
-        if due.alarm().revision % 7 == 3 {
+    for nth in 0_u64.. {
+        let due = alarms.next().await.ok_or("the end")??;
+        if nth % 5 == 3 {
             continue; // as one that fails to act
         }
         let again = due.instance().record().await?.state.value < 2;
@@ -382,8 +382,14 @@ async fn a_kill_at_any_moment_loses_no_alarm_and_repeats_none_that_was_done() ->
     let store = Store::open(root.path(), Counter).await?;
     let mut alarms = store.alarms().redeliver_after(Duration::ZERO);
     let mut waiting = 0_u64;
-    while !entries(root.path()).is_empty() {
-        let Ok(due) = tokio::time::timeout(Duration::from_secs(2), alarms.next()).await else { continue };
+    loop {
+        let Ok(due) = tokio::time::timeout(Duration::from_millis(300), alarms.next()).await else {
+            store.flush().await?;
+            if entries(root.path()).is_empty() {
+                break;
+            }
+            continue;
+        };
         let due = due.ok_or("the end")??;
         assert!(!over.contains(due.id().as_str()), "{} came again after it was done", due.id());
         let last = due.instance().record().await?.state.value == 2;
@@ -394,8 +400,6 @@ async fn a_kill_at_any_moment_loses_no_alarm_and_repeats_none_that_was_done() ->
             if last { Ok(()) } else { tx.set_alarm(Utc::now() + TimeDelta::milliseconds(1), "again") }
         };
         due.instance().commit(fire).await?;
-        drop(due);
-        store.flush().await?;
         waiting += 1;
     }
     let mut fired = BTreeMap::new();
@@ -408,7 +412,7 @@ async fn a_kill_at_any_moment_loses_no_alarm_and_repeats_none_that_was_done() ->
         assert_eq!(fired.get(name), Some(&3), "{name}");
     }
     common::shown!("{kills} kills: {} alarms set, {} over before the last, {waiting} fired after it, 0 lost", set.len(), over.len());
-    assert!(set.len() as u64 > kills / 4, "the processes came to nothing");
+    assert!(set.len() as u64 > kills / 4 && !over.is_empty(), "the processes came to nothing");
     Ok(store.shutdown().await?)
 }
 
