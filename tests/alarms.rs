@@ -20,6 +20,8 @@ use futures::StreamExt as _;
 /// Kills in all; a longer campaign sets `FIEFDOM_TEST_ALARM_KILLS`.
 const KILLS: u64 = 24;
 
+const NOTHING: [&str; 0] = [];
+
 fn soon() -> DateTime<Utc> {
     Utc::now() + TimeDelta::milliseconds(20)
 }
@@ -73,7 +75,7 @@ async fn an_alarm_comes_when_it_is_due_and_not_before_and_once_when_it_is_done()
     assert!(it.record().await?.alarm.is_none());
     assert!(none(&mut alarms.redeliver_after(Duration::ZERO)).await);
     store.shutdown().await?;
-    assert_eq!(entries(root.path()), [String::new(); 0]);
+    assert_eq!(entries(root.path()), NOTHING);
     Ok(())
 }
 
@@ -126,7 +128,7 @@ async fn an_alarm_that_is_replaced_comes_at_its_new_time_alone() -> TestResult {
     assert_eq!(due.payload::<String>()?, "second");
     due.done().await?;
     store.flush().await?;
-    assert_eq!(entries(root.path()), [String::new(); 0]);
+    assert_eq!(entries(root.path()), NOTHING);
     Ok(store.shutdown().await?)
 }
 
@@ -152,13 +154,13 @@ async fn the_alarm_of_a_deleted_instance_does_not_come_nor_to_its_successor() ->
     let left: Vec<_> = entries(root.path());
     assert_eq!(left.len(), 1);
     store.delete(&id("a")).await?;
-    assert_eq!(entries(root.path()), [String::new(); 0]);
+    assert_eq!(entries(root.path()), NOTHING);
     store.create(NewInstance::with_id(id("a"))).await?;
     // As a death in the middle of a deletion would leave it.
     let hour = std::fs::read_dir(root.path().join(".fiefdom/alarms/counter"))?.next().ok_or("no hour")??;
     std::fs::write(hour.path().join(&left[0]), "")?;
     assert!(none(&mut store.alarms()).await);
-    assert_eq!(entries(root.path()), [String::new(); 0], "whoever comes to it tidies up");
+    assert_eq!(entries(root.path()), NOTHING, "whoever comes to it tidies up");
     Ok(store.shutdown().await?)
 }
 
@@ -385,7 +387,7 @@ async fn a_kill_at_any_moment_loses_no_alarm_and_repeats_none_that_was_done() ->
         for line in said.await?? {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["set", name] => drop(set.insert(name.to_owned())),
-                ["fired", name, last] if last == "true" => drop(over.insert(name.to_owned())),
+                ["fired", name, "true"] => drop(over.insert(name.to_owned())),
                 _ => {}
             }
         }
