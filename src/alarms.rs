@@ -20,11 +20,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::actors::Hold;
 use crate::blocking;
 use crate::disk::alarms::AlarmIndex;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::actors::Hold;
 use crate::instance::InstanceRef;
 use crate::kind::Instance;
 use crate::log::lane::Lane;

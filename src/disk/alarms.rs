@@ -123,11 +123,7 @@ impl AlarmIndex {
     }
 
     /// The earliest entries of all, at most `most`, in order.
-    pub(crate) fn earliest(
-        internal: &Dir,
-        most: usize,
-        wanted: impl Fn(&str) -> bool,
-    ) -> Result<Vec<AlarmEntry>> {
+    pub(crate) fn earliest(internal: &Dir, most: usize, wanted: impl Fn(&str) -> bool) -> Result<Vec<AlarmEntry>> {
         let mut found = Vec::new();
         walk(internal, &wanted, |dir, kind, hour| {
             if is_full(&found, most, hour) {

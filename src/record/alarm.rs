@@ -77,7 +77,8 @@ fn short(kind: &str) -> std::sync::Arc<str> {
         return kind.into();
     }
     let crc = crc32fast::hash(kind.as_bytes());
-    format!("{}~{crc:08x}", &kind[..kind.floor_char_boundary(KIND_BYTES - 1)]).into()
+    let begin: String = kind.chars().take(KIND_BYTES / 4).collect();
+    format!("{begin}~{crc:08x}").into()
 }
 
 /// Whether a kind in the index is, or may be, one of those that `accepts` says.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args as ClapArgs;
-use fiefdom::{Alarm as Set, DataRoot, InstanceId, Store, Untyped, View, Waiting};
-use serde_json::json;
+use fiefdom::{Alarm as Set, DataRoot, InstanceId, Store, Transaction, Untyped, View, Waiting};
+use serde_json::{Value, json};
 
 use crate::args::{duration, json};
 use crate::edit::{need_root, with_store};
@@ -28,7 +28,7 @@ pub(crate) struct Alarm {
     clear: bool,
     /// What to say when it is due
     #[arg(value_name = "JSON", default_value = "null", value_parser = json)]
-    payload: serde_json::Value,
+    payload: Value,
 }
 
 #[derive(ClapArgs)]
@@ -44,19 +44,23 @@ pub(crate) struct Alarms {
 pub(crate) async fn alarm(root: DataRoot, out: Output, args: Alarm) -> Result<u8, Failure> {
     let Alarm { id, at, after, clear, payload } = args;
     need_root(&root, &id)?;
-    let in_a_while = |after| TimeDelta::from_std(after).ok().and_then(|after| Utc::now().checked_add_signed(after));
-    let at = match (at, after) {
-        (None, Some(after)) => {
-            Some(in_a_while(after).ok_or_else(|| Failure::Usage("--in is too long; give a shorter time".into()))?)
-        }
-        (at, _) => at,
-    };
+    let too_long = || Failure::Usage("--in is too long; give a shorter time".into());
+    let after = after.map(|after| TimeDelta::from_std(after).map_err(|_| too_long())).transpose()?;
+    if after.is_some_and(|after| Utc::now().checked_add_signed(after).is_none()) {
+        return Err(too_long());
+    }
     let (had, alarm) = with_store(root, async |store| {
         let instance = store.get(&id).await?;
         let had = instance.record().await?.alarm.is_some();
-        match at {
-            Some(at) if !clear => instance.set_alarm(at, payload).await?,
-            _ => drop(instance.clear_alarm().await?),
+        if clear {
+            instance.clear_alarm().await?;
+        } else {
+            // From the moment of the commit: to get there may have taken longer than that.
+            let set = move |tx: &mut Transaction<Value>| {
+                let at = at.or_else(|| Utc::now().checked_add_signed(after?)).unwrap_or_default();
+                tx.set_alarm(at, &payload)
+            };
+            instance.commit(set).await?;
         }
         Ok((had, instance.record().await?.alarm.clone()))
     })
