@@ -69,7 +69,7 @@ impl Job for Tasks {
 }
 
 async fn batch(store: &Store<Tasks>, name: &str, tasks: &[(&str, serde_json::Value)]) -> TestResult<Batch> {
-    let items = tasks.iter().map(|(name, task)| BatchItem::new(id(name), task.clone())).collect();
+    let items = tasks.iter().map(|(name, task)| BatchItem::new(id(name), task.clone())).collect::<Vec<_>>();
     Ok(Batch::open(store, id(name), items, BatchSettings::default()).await?)
 }
 
