@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use fiefdom::jobs::{Batch, BatchItem, BatchSettings, CommandInput, CommandJob, Runner};
+use fiefdom::jobs::{Batch, BatchItem, CommandInput, CommandJob, Runner};
 use fiefdom::{Durability, InstanceId, InstanceRef, NewInstance, Options, Store, Untyped};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -286,7 +286,7 @@ fn runs(c: &mut Criterion) {
                     let input = json!(CommandInput::new("true"));
                     let item = |n| BatchItem::new(InstanceId::new(&format!("job-{n}")).unwrap(), input.clone());
                     let batch =
-                        Batch::create(&store, Batch::new_id(), (0..JOBS).map(item).collect(), BatchSettings::default())
+                        Batch::create(&store, (0..JOBS).map(item).collect::<Vec<_>>())
                             .await
                             .unwrap();
                     let summary = Runner::new(store.clone()).concurrency(2).run(&batch, |_| {}).await.unwrap();

@@ -83,12 +83,12 @@ async fn main() -> Result<(), BoxError> {
         items.push(BatchItem::new(format!("query-{word}").parse()?, json!(word)));
     }
     // A batch of this name that is there already goes on with what has not succeeded.
-    let batch = Batch::open(&store, "words".parse()?, items, BatchSettings::default()).await?;
+    let batch = Batch::open(&store, "words".parse()?, items.clone(), BatchSettings::default()).await?;
     let runner = Runner::new(store.clone()).concurrency(3).retry(RetryPolicy::attempts(3));
     let summary =
         runner.run(&batch, |job| println!("{}: {:?} at attempt {}", job.id, job.outcome, job.attempt)).await?;
 
-    for item in batch.items() {
+    for item in items {
         let answer = store.get(&item.id).await?.state().await?;
         println!("{} is on the lines {:?}", answer.word, answer.lines);
     }

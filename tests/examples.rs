@@ -156,6 +156,28 @@ fn the_preferences_of_a_user_survive_a_crash_and_an_upgrade() -> TestResult {
     Ok(())
 }
 
+#[test]
+fn the_batch_that_crashes_half_way_is_finished_by_the_next_run() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let crashed = example("batch_resume").arg(root.path()).output()?;
+    assert!(!crashed.status.success(), "{crashed:?}");
+    let said = String::from_utf8(crashed.stdout)?;
+    assert!(said.contains("0 of 8 are done") && said.ends_with("The ledger: crashing\n"), "{said}");
+
+    let second = lines_of("batch_resume", root.path())?;
+    assert_eq!(second[0], "3 of 8 are done, 1 interrupted");
+    assert_eq!(second[1], "The ledger: attempt 2", "it is the first that is taken");
+    assert_eq!(second.iter().filter(|line| line.ends_with(": attempt 1")).count(), 4, "{second:#?}");
+    assert!(second.contains(&"chapter 4: The ledger in 44 words".into()), "{second:#?}");
+    assert_eq!(second.last().map(String::as_str), Some("done: true, tokens: 36600"));
+    assert_eq!(record(root.path(), "chapters")?["status"], "succeeded");
+
+    let third = lines_of("batch_resume", root.path())?;
+    assert_eq!(third[0], "8 of 8 are done, 0 interrupted");
+    assert!(!third.iter().any(|line| line.contains(": attempt ")), "nothing is left to do: {third:#?}");
+    Ok(())
+}
+
 /// The web service as a process; it is killed when a test fails before its end.
 struct Service {
     child: Child,

@@ -69,7 +69,7 @@ impl Job for Tasks {
 }
 
 async fn batch(store: &Store<Tasks>, name: &str, tasks: &[(&str, serde_json::Value)]) -> TestResult<Batch> {
-    let items = tasks.iter().map(|(name, task)| BatchItem::new(id(name), task.clone())).collect();
+    let items = tasks.iter().map(|(name, task)| BatchItem::new(id(name), task.clone())).collect::<Vec<_>>();
     Ok(Batch::open(store, id(name), items, BatchSettings::default()).await?)
 }
 
@@ -197,6 +197,58 @@ async fn a_runner_that_is_stopped_leaves_the_rest_for_the_next() -> TestResult {
     called_off.await??;
     assert_eq!((summary.succeeded, summary.cancelled, summary.failed), (1, 1, 1));
     assert_eq!((reports[0].outcome, reports[0].attempt), (Outcome::Cancelled, 2));
+    store.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_that_has_succeeded_is_not_opened_again() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = Store::open(root.path(), Tasks::default()).await?;
+    let all = batch(&store, "b", &[("a", json!("succeed")), ("c", json!({ "fail_until": 2 }))]).await?;
+    let (summary, _) = run(&Runner::new(store.clone()), &all).await?;
+    assert_eq!((summary.succeeded, summary.failed), (1, 1));
+    store.shutdown().await?;
+    drop(all);
+
+    // Every activation raises the epoch; and a record that nobody can read does no harm.
+    let path = root.path().join("instances/a/instance.json");
+    let text = std::fs::read_to_string(&path)?;
+    std::fs::write(&path, "unreadable")?;
+    let store = Store::open(root.path(), Tasks::default()).await?;
+    let all = Batch::load(&store, &id("b")).await?;
+    let (summary, reports) = run(&Runner::new(store.clone()), &all).await?;
+    assert_eq!((summary.succeeded, summary.already_succeeded), (2, 1));
+    assert_eq!((reports[0].outcome, reports[0].attempt), (Outcome::AlreadySucceeded, 1));
+    assert_eq!((reports[1].outcome, reports[1].attempt), (Outcome::Succeeded, 2));
+    store.shutdown().await?;
+    std::fs::write(&path, text)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_batch_of_version_1_goes_on_with_what_has_not_succeeded() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = Store::open(root.path(), Tasks::default()).await?;
+    let all = batch(&store, "b", &[("a", json!("succeed")), ("c", json!({ "fail_until": 2 }))]).await?;
+    run(&Runner::new(store.clone()), &all).await?;
+    store.shutdown().await?;
+    drop(all);
+    // As version 1 left it.
+    let path = root.path().join("instances/b/instance.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    record["schema_version"] = 1.into();
+    let settings = json!({ "concurrency": null, "retries": 0, "timeout_ms": null });
+    record["state"] = json!({ "total": 2, "settings": settings, "succeeded": 1, "failed": 1 });
+    std::fs::write(&path, record.to_string())?;
+
+    let store = Store::open(root.path(), Tasks::default()).await?;
+    let all = Batch::load(&store, &id("b")).await?;
+    let (summary, reports) = run(&Runner::new(store.clone()), &all).await?;
+    assert_eq!((summary.succeeded, summary.already_succeeded), (2, 1));
+    assert_eq!((reports[0].attempt, reports[1].attempt), (1, 2));
+    assert_eq!(store.kind().runs.load(Ordering::SeqCst), 1, "only the one that had failed is run");
+    assert!(all.is_done().await?);
     store.shutdown().await?;
     Ok(())
 }

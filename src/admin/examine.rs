@@ -510,18 +510,20 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
-    /// The items of a batch: as many as its record says, each with an id.
+    /// The items of a batch: as many as its record says, and each with an id when they are jobs, as
+    /// all were in version 1.
     fn batch(&mut self, dir: &Dir, record: &RawRecord) -> Result<()> {
         if record.kind != "batch" {
             return Ok(());
         }
         let state: Value = serde_json::from_str(record.state.get()).unwrap_or_default();
         let Some(total) = state.get("total").and_then(Value::as_u64) else { return Ok(()) };
+        let jobs = record.schema_version < 2 || state.get("jobs") == Some(&Value::Bool(true));
         let path = dir.path().join(layout::WORKSPACE).join(layout::BATCH_ITEMS);
         let workspace = dir.open_dir(layout::WORKSPACE)?;
         let file = workspace.map(|dir| dir.open_file(layout::BATCH_ITEMS)).transpose()?.flatten();
         let Some(file) = file else {
-            self.damage(&path, None, format!("it is missing, and the batch has {total} jobs"));
+            self.damage(&path, None, format!("it is missing, and the batch has {total} items"));
             return Ok(());
         };
         self.files += 1;
@@ -530,11 +532,12 @@ impl<'a> Look<'a> {
         while let Some(line) = lines.next()? {
             count += 1;
             let item = json::check(&line.bytes).and_then(|()| serde_json::from_slice::<Value>(&line.bytes));
-            let id = item.ok().and_then(|item| InstanceId::new(item.get("id")?.as_str()?).ok());
-            if id.is_none() {
+            let item = item.ok();
+            let id = item.as_ref().and_then(|item| InstanceId::new(item.get("id")?.as_str()?).ok());
+            if item.is_none() || (jobs && id.is_none()) {
                 bad += 1;
                 if bad <= FINDINGS_PER_FILE {
-                    self.damage(&path, Some(line.offset), format!("line {count} is no job of a batch"));
+                    self.damage(&path, Some(line.offset), format!("line {count} is no {} of a batch", if jobs { "job" } else { "item" }));
                 }
             }
         }
@@ -542,7 +545,7 @@ impl<'a> Look<'a> {
             self.damage(
                 &path,
                 Some(lines.offset),
-                format!("it has {count} whole lines, and the batch has {total} jobs"),
+                format!("it has {count} whole lines, and the batch has {total} items"),
             );
         }
         Ok(())

@@ -11,7 +11,9 @@ mod process;
 mod retry;
 mod runner;
 
-pub use batch::{Batch, BatchItem, BatchSettings, MAX_ITEMS};
+pub use batch::{
+    Batch, BatchItem, BatchSettings, Claim, ItemOutcome, ItemResult, MAX_ITEMS, Progress, ResultPage, Usage,
+};
 pub use command::{CommandInput, CommandJob, CommandState};
 pub use job::{Attempt, Job};
 pub use jobfile::{JobFileProblem, JobLine, parse as parse_job_file};

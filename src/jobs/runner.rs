@@ -14,12 +14,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{BATCH_TAG, Batch, BatchItem};
+use super::batch::{BATCH_TAG, Batch, BatchItem, Claim, JobDone, Listed, MAX_OPEN};
 use super::job::{Attempt, Job};
 use super::retry::{self, RetryPolicy};
+use crate::blocking;
 use crate::error::{Error, Result};
 use crate::instance::Session;
 use crate::options::Durability;
@@ -145,7 +147,7 @@ impl<J: Job> Runner<J> {
         }
     }
 
-    /// Jobs at once, at least 1.
+    /// Jobs at once: at least 1, and at most 4096.
     #[must_use]
     pub fn concurrency(mut self, jobs: usize) -> Self {
         self.concurrency = jobs.max(1);
@@ -194,27 +196,28 @@ impl<J: Job> Runner<J> {
     /// until the batch is run again.
     pub async fn run(&self, batch: &Batch, mut report: impl FnMut(&JobReport)) -> Result<Summary> {
         let begun = Instant::now();
-        let mut summary = Summary { total: batch.items().len() as u64, ..Summary::default() };
-        let _awake = batch.instance.keep_awake().await?;
-        batch.begin().await?;
+        let mut summary = Summary { total: batch.total(), ..Summary::default() };
+        let mut ended = |ended: JobReport| {
+            report(&ended);
+            summary.add(ended);
+        };
+        self.look_back(batch, &mut ended).await?;
+        batch.retry_failed().await?;
+        let workers = self.concurrency.min(MAX_OPEN).min(usize::try_from(batch.total()).unwrap_or(usize::MAX));
+        let (tell, mut told) = mpsc::channel(workers.max(1));
         let mut running = JoinSet::new();
+        for _ in 0..workers {
+            running.spawn(self.work(batch).run(tell.clone()));
+        }
+        drop(tell);
+        while let Some(report) = told.recv().await {
+            ended(report);
+        }
         let mut first_error = None;
-        let mut next = 0;
-        loop {
-            while next < batch.items().len() && running.len() < self.concurrency && !self.stop.is_cancelled() {
-                running.spawn(self.task(batch, next));
-                next += 1;
-            }
-            let Some(ended) = running.join_next().await else { break };
-            match ended {
-                Ok(Ok(ended)) => {
-                    report(&ended);
-                    summary.add(ended);
-                }
-                Ok(Err(error)) => {
-                    self.stop.cancel();
-                    first_error.get_or_insert(error);
-                }
+        while let Some(worker) = running.join_next().await {
+            match worker {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => drop(first_error.get_or_insert(error)),
                 // A panic in a job is caught inside the task; this is one of ours.
                 Err(error) => match error.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),
@@ -224,48 +227,63 @@ impl<J: Job> Runner<J> {
         }
         summary.unfinished = summary.total - summary.succeeded - summary.failed - summary.cancelled;
         summary.elapsed = begun.elapsed();
-        let status = match &summary {
-            s if s.unfinished > 0 => Status::Interrupted,
-            s if s.all_succeeded() => Status::Succeeded,
-            _ => Status::Failed,
-        };
-        let ended = batch.end(status, summary.succeeded, summary.failed + summary.cancelled).await;
-        first_error.map_or(ended, Err)?;
+        let stopped = if summary.unfinished > 0 { batch.stopped().await } else { Ok(()) };
+        first_error.map_or(stopped, Err)?;
         Ok(summary)
     }
 
-    fn task(&self, batch: &Batch, index: usize) -> impl Future<Output = Result<JobReport>> + Send + 'static + use<J> {
-        let work = Work {
+    /// Reports what had succeeded before. A job whose instance was removed since is to be run again.
+    async fn look_back(&self, batch: &Batch, ended: &mut impl FnMut(JobReport)) -> Result<()> {
+        let Some(mut lister) = batch.succeeded().await? else { return Ok(()) };
+        self.store.flush().await?;
+        while !self.stop.is_cancelled() {
+            let page = lister.page(batch).await?;
+            if page.is_empty() {
+                break;
+            }
+            let view = self.store.view();
+            let (there, gone): (Vec<Listed>, Vec<Listed>) = blocking::run(move || {
+                let done = page.into_iter().filter(|job| job.succeeded.is_some());
+                Ok(done.partition(|job| view.record_path(&job.item.id).exists()))
+            })
+            .await?;
+            for job in there {
+                ended(JobReport {
+                    path: self.store.view().instance_path(&job.item.id),
+                    id: job.item.id,
+                    outcome: Outcome::AlreadySucceeded,
+                    attempt: job.succeeded.unwrap_or(0),
+                    error: None,
+                    elapsed: Duration::ZERO,
+                });
+            }
+            if !gone.is_empty() {
+                batch.take_back(&gone).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn work(&self, batch: &Batch) -> Work<J> {
+        Work {
             store: self.store.clone(),
             retry: self.retry,
             timeout: self.timeout,
             grace: self.grace,
             stop: self.stop.clone(),
-            batch: batch.id().clone(),
-        };
-        let batch = batch.clone();
-        async move {
-            let item = &batch.items()[index];
-            let report = work.job(item).await;
-            // Nobody comes back to it soon, and each live instance costs a descriptor, which every
-            // process that is started has to close.
-            work.store.release(&item.id);
-            match report {
-                Err(error) if concerns_one_instance(&error) => Ok(work.failed(item, &error)),
-                other => other,
-            }
+            batch: batch.clone(),
         }
     }
 }
 
-/// What one job's task needs.
+/// A worker: takes one job after another.
 struct Work<J: Job> {
     store: Store<J>,
     retry: RetryPolicy,
     timeout: Option<Duration>,
     grace: Duration,
     stop: CancellationToken,
-    batch: InstanceId,
+    batch: Batch,
 }
 
 /// How an attempt ended.
@@ -300,6 +318,52 @@ fn concerns_one_instance(error: &Error) -> bool {
 }
 
 impl<J: Job> Work<J> {
+    async fn run(self, tell: mpsc::Sender<JobReport>) -> Result<()> {
+        let worked = self.take_jobs(&tell).await;
+        if worked.is_err() {
+            // An error of the store as a whole: the others stop too.
+            self.stop.cancel();
+        }
+        worked
+    }
+
+    async fn take_jobs(&self, tell: &mpsc::Sender<JobReport>) -> Result<()> {
+        while !self.stop.is_cancelled() {
+            let Some(claim) = self.batch.next().await? else { break };
+            if self.stop.is_cancelled() {
+                break;
+            }
+            let item = claim.item();
+            let report = self.job(item).await;
+            // Nobody comes back to it soon, and each live instance costs a descriptor, which every
+            // process that is started has to close.
+            self.store.release(&item.id);
+            let report = match report {
+                Err(error) if concerns_one_instance(&error) => self.failed(item, &error),
+                other => other?,
+            };
+            self.mark(&claim, &report).await?;
+            if tell.send(report).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes in the batch what became of a job. The job's own record says it too, and is on disk: a
+    /// mark that is lost at a power cut is made again when the job is taken again.
+    async fn mark(&self, claim: &Claim<BatchItem>, report: &JobReport) -> Result<()> {
+        let outcome = match report.outcome {
+            Outcome::Succeeded | Outcome::AlreadySucceeded => {
+                Ok(JobDone { job: report.id.clone(), attempt: report.attempt })
+            }
+            Outcome::Failed | Outcome::Cancelled => Err(report.error.clone().unwrap_or_default()),
+            // The claim is dropped, and the job goes on when the batch is run again.
+            Outcome::Interrupted => return Ok(()),
+        };
+        self.batch.mark(claim, outcome, Some(Durability::Os)).await
+    }
+
     /// The report of a job whose instance cannot be used.
     fn failed(&self, item: &BatchItem, error: &Error) -> JobReport {
         JobReport {
@@ -315,7 +379,7 @@ impl<J: Job> Work<J> {
     async fn job(&self, item: &BatchItem) -> Result<JobReport> {
         let begun = Instant::now();
         // The commit that begins the first attempt makes it durable.
-        let new = item.to_new(&self.batch).durability(Durability::Os);
+        let new = item.to_new(self.batch.id()).durability(Durability::Os);
         let session = self.store.get_or_create(new).await?;
         let report = |outcome, attempt, error| JobReport {
             id: item.id.clone(),
@@ -326,7 +390,7 @@ impl<J: Job> Work<J> {
             path: session.path(),
         };
         let record = session.record().await?;
-        if record.tags.get(BATCH_TAG).map(String::as_str) != Some(self.batch.as_str()) {
+        if record.tags.get(BATCH_TAG).map(String::as_str) != Some(self.batch.id().as_str()) {
             let error = "an instance of this id exists and is not of this batch; give the job another id".to_owned();
             return Ok(report(Outcome::Failed, 0, Some(error)));
         }

@@ -121,8 +121,8 @@ async fn drive(
         |kind| signal(kind).map_err(|e| Error::Io { action: "catch", path: "a signal".into(), source: Arc::new(e) });
     let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
     let stop = runner.stop_token();
-    heard(out.line(format!("batch {} ({} jobs)", batch.id(), batch.items().len())))?;
-    heard(out.document(&json!({ "batch": batch.id(), "jobs": batch.items().len(), "resume": resume })))?;
+    heard(out.line(format!("batch {} ({} jobs)", batch.id(), batch.total())))?;
+    heard(out.document(&json!({ "batch": batch.id(), "jobs": batch.total(), "resume": resume })))?;
     say(format!("if it is interrupted, go on with: {resume}"));
 
     let interrupts = tokio::spawn(async move {
@@ -142,7 +142,7 @@ async fn drive(
             }
         }
     });
-    let mut progress = Progress::new(out, batch.items().len());
+    let mut progress = Progress::new(out, usize::try_from(batch.total()).unwrap_or(usize::MAX));
     let summary = runner.run(batch, |report| progress.job(report)).await;
     interrupts.abort();
     progress.end()?;

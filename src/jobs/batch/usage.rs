@@ -1,0 +1,67 @@
+//! What the workers of a batch use up, so that a context that is nearly full is cleared in time.
+
+use serde_json::json;
+
+use super::Batch;
+use super::state::Usage;
+use crate::error::Result;
+
+/// Tokens after which a context is to be cleared, unless the batch says otherwise.
+const CONTEXT_BUDGET: u64 = 150_000;
+
+impl<T> Batch<T> {
+    /// Adds tokens to what the batch has used. It is counted durably, over restarts, for all workers
+    /// together.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`InstanceRef`](crate::InstanceRef).
+    pub async fn record_usage(&self, tokens: u64) -> Result<Usage> {
+        let _slot = self.slot().await?;
+        let count = move |usage: &mut Usage| {
+            usage.tokens = usage.tokens.saturating_add(tokens);
+            usage.context_tokens = usage.context_tokens.saturating_add(tokens);
+            *usage
+        };
+        self.instance.update(move |state| count(&mut state.usage)).await
+    }
+
+    /// Whether the tokens since the last clear have reached the budget: 150 000, or
+    /// [`BatchSettings::context_budget`](super::BatchSettings::context_budget).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`InstanceRef`](crate::InstanceRef).
+    pub async fn should_clear_context(&self) -> Result<bool> {
+        let budget = self.settings.context_budget.unwrap_or(CONTEXT_BUDGET);
+        Ok(self.usage().await?.context_tokens >= budget)
+    }
+
+    /// Notes that the context was cleared: its tokens begin at 0 again. With the event
+    /// `context.cleared`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`InstanceRef`](crate::InstanceRef).
+    pub async fn record_context_clear(&self) -> Result<()> {
+        let _slot = self.slot().await?;
+        self.instance
+            .commit(|tx| {
+                let usage = &mut tx.state_mut().usage;
+                let tokens = std::mem::take(&mut usage.context_tokens);
+                usage.context_clears += 1;
+                tx.event("context.cleared", &json!({ "tokens": tokens }))
+            })
+            .await
+            .map(drop)
+    }
+
+    /// What the batch has used.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`InstanceRef`](crate::InstanceRef).
+    pub async fn usage(&self) -> Result<Usage> {
+        self.instance.read(|state| state.usage).await
+    }
+}
