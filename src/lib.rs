@@ -26,19 +26,24 @@ mod log;
 mod mutants;
 mod options;
 mod record;
+mod retain;
 mod root;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod view;
 
 pub use actors::transaction::Transaction;
+pub use admin::{Deleted, GcReport, Refused, RefusedReason, Retention, RetentionRule};
 pub use admin::{Doctor, Finding, Outcome, Repair, Report, Severity};
+pub use admin::{Exported, ImportOptions, Imported, LeftOut, Origin};
 pub use error::{BoxError, Error, Owner, Result};
 pub use instance::{Committed, InstanceRef, KeepAwake, Session, SubDir};
 pub use kind::{Instance, NewInstance, Untyped};
 pub use options::{Durability, Options};
 pub use record::{Event, InstanceId, Record, Status};
+pub use retain::GcTask;
 pub use root::DataRoot;
 pub use store::{Stats, Store};
 pub use view::{Filter, Listing, View, Waiting};

@@ -194,7 +194,14 @@ impl<'a> Look<'a> {
         self.files += 2;
         self.check_mode(&root.top, layout::INTERNAL)?;
         self.check_mode(&root.top, layout::INSTANCES)?;
-        let ours = [layout::FORMAT, layout::RECOVERY_LOCK, layout::WRITERS, layout::TRASH, layout::QUARANTINE];
+        let ours = [
+            layout::FORMAT,
+            layout::RECOVERY_LOCK,
+            layout::WRITERS,
+            layout::TRASH,
+            layout::QUARANTINE,
+            layout::IMPORTS,
+        ];
         for name in root.internal.names()? {
             if name == layout::temporary(layout::FORMAT) {
                 self.note(

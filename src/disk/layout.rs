@@ -16,6 +16,7 @@ pub(crate) const RECOVERED: &str = "recovered.json";
 pub(crate) const WRITERS: &str = "writers";
 pub(crate) const TRASH: &str = "trash";
 pub(crate) const QUARANTINE: &str = "quarantine";
+pub(crate) const IMPORTS: &str = "imports";
 
 /// Below a writer's directory.
 pub(crate) const WRITER_LOCK: &str = "lock";
@@ -35,6 +36,10 @@ pub(crate) const STDERR: &str = "stderr.log";
 /// Below `events/`.
 pub(crate) const EVENT_LOG: &str = "events.jsonl";
 pub(crate) const EVENT_STATE: &str = "state.json";
+
+/// In an archive: what it is, and the tree of the instance.
+pub(crate) const EXPORT_MANIFEST: &str = "export.json";
+pub(crate) const EXPORT_TREE: &str = "instance";
 
 /// Below a batch's `workspace/`.
 pub(crate) const BATCH_ITEMS: &str = "items.jsonl";

@@ -20,7 +20,7 @@ use super::trash;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, File, Lock, Locked};
 use crate::disk::root::Root;
-use crate::disk::{layout, lock, quarantine};
+use crate::disk::{layout, lock, quarantine, staging};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::record::{Document as _, EventLine, InstanceId, RawRecord, Status};
@@ -61,6 +61,7 @@ pub(crate) fn try_recover(root: &Arc<Root>) -> Result<Option<Recovered>> {
 
 fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     lock::remove_unborn(root)?;
+    staging::remove_abandoned(root);
     let dead = lock::dead_writers(root, own)?;
     let mut done = Recovered { writers: dead.len(), ..Recovered::default() };
     if dead.is_empty() {

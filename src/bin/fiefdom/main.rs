@@ -2,10 +2,12 @@
 //!
 //! Everything here goes through the library's public interface.
 
+mod archive;
 mod args;
 mod doctor;
 mod edit;
 mod failure;
+mod gc;
 mod inspect;
 mod output;
 mod run;
@@ -61,6 +63,11 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Update(command) => edit::update(root, out, command).await,
         Command::Append(command) => edit::append(root, out, command).await,
         Command::Rm(command) => edit::remove(root, out, command).await,
+        Command::Gc(command) => gc::gc(root, out, command).await,
+        Command::Pin(command) => gc::pin(root, out, command.ids, true).await,
+        Command::Unpin(command) => gc::pin(root, out, command.ids, false).await,
+        Command::Export(command) => archive::export(root, out, command).await,
+        Command::Import(command) => archive::import(root, out, command).await,
         Command::Ls(command) => inspect::list(root, out, &command),
         Command::Show(command) => inspect::show(root, out, &command),
         Command::Events(command) => inspect::events(root, out, command).await,
