@@ -2,6 +2,7 @@
 //! link.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, FileType, Mode};
 
@@ -39,14 +40,20 @@ fn at<T>(dir: &Dir, name: &OsStr, action: &'static str, done: rustix::io::Result
     done.map_err(|e| Error::io(action, &dir.path_of(name), e))
 }
 
+/// The model disk of the tests has no links and no blocks.
+#[cfg_attr(not(test), allow(clippy::unnecessary_wraps))]
+fn descriptor(dir: &Dir) -> Result<&OwnedFd> {
+    match dir.handle() {
+        Handle::Kernel(fd) => Ok(fd),
+        #[cfg(test)]
+        Handle::Model(_) => Err(Error::io("look into", dir.path(), std::io::ErrorKind::Unsupported)),
+    }
+}
+
 impl Dir {
     /// What is behind a name; `None` when there is nothing.
     pub(crate) fn entry(&self, name: &OsStr) -> Result<Option<Entry>> {
-        let fd = match self.handle() {
-            Handle::Kernel(fd) => fd,
-            #[cfg(test)]
-            Handle::Model(_) => return Err(Error::io("look at", &self.path_of(name), std::io::ErrorKind::Unsupported)),
-        };
+        let fd = descriptor(self)?;
         let stat = match rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             other => at(self, name, "look at", other)?,
@@ -72,23 +79,13 @@ impl Dir {
 
     /// Where a link leads.
     pub(crate) fn read_link(&self, name: &str) -> Result<Vec<u8>> {
-        match self.handle() {
-            Handle::Kernel(fd) => {
-                let target = rustix::fs::readlinkat(fd, name, Vec::new());
-                at(self, name.as_ref(), "read the link", target).map(std::ffi::CString::into_bytes)
-            }
-            #[cfg(test)]
-            Handle::Model(_) => Err(Error::io("read the link", &self.path_of(name), std::io::ErrorKind::Unsupported)),
-        }
+        let target = rustix::fs::readlinkat(descriptor(self)?, name, Vec::new());
+        at(self, name.as_ref(), "read the link", target).map(std::ffi::CString::into_bytes)
     }
 
     /// Makes a link; `name` must not exist.
     pub(crate) fn make_link(&self, name: &str, target: &str) -> Result<()> {
-        match self.handle() {
-            Handle::Kernel(fd) => at(self, name.as_ref(), "make the link", rustix::fs::symlinkat(target, fd, name)),
-            #[cfg(test)]
-            Handle::Model(_) => Err(Error::io("make the link", &self.path_of(name), std::io::ErrorKind::Unsupported)),
-        }
+        at(self, name.as_ref(), "make the link", rustix::fs::symlinkat(target, descriptor(self)?, name))
     }
 
     /// Makes a directory with this mode, in which its owner can work whatever the mode says; `false`
@@ -99,9 +96,13 @@ impl Dir {
         }
         if mode | DIR_MODE != DIR_MODE
             && let Some(dir) = self.open_dir(name)?
-            && let Handle::Kernel(fd) = dir.handle()
         {
-            at(self, name.as_ref(), "set the mode of", rustix::fs::fchmod(fd, Mode::from_raw_mode(mode | DIR_MODE)))?;
+            at(
+                self,
+                name.as_ref(),
+                "set the mode of",
+                rustix::fs::fchmod(descriptor(&dir)?, Mode::from_raw_mode(mode | DIR_MODE)),
+            )?;
         }
         Ok(true)
     }

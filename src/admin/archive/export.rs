@@ -213,11 +213,11 @@ impl<W: Write> Output<W> {
         self.tar.append_data(&mut header, below(path, ""), io::empty()).map_err(unwritable)
     }
 
-    fn leave_out(&mut self, path: String, reason: &'static str) {
+    fn leave_out(&mut self, path: &str, reason: &'static str) {
         self.done.left_out_total += 1;
         if self.done.left_out.len() < LISTED {
-            let below = path.split_once('/').map_or(path.clone(), |(_, below)| below.to_owned());
-            self.done.left_out.push(LeftOut { path: below, reason });
+            let below = path.split_once('/').map_or(path, |(_, below)| below);
+            self.done.left_out.push(LeftOut { path: below.to_owned(), reason });
         }
     }
 
@@ -229,7 +229,7 @@ impl<W: Write> Output<W> {
         }
         for name in dir.all_names()? {
             let Some(name) = name.to_str() else {
-                self.leave_out(below(path, &name.to_string_lossy()), "its name is not UTF-8");
+                self.leave_out(&below(path, &name.to_string_lossy()), "its name is not UTF-8");
                 continue;
             };
             if depth == 0 && is_ours(name, &[layout::RECORD]) || in_events && is_event_log(name) {
@@ -238,13 +238,13 @@ impl<W: Write> Output<W> {
             let Some(entry) = dir.entry(name.as_ref())? else { continue };
             let path = below(path, name);
             if path.len() > PATH_BYTES {
-                self.leave_out(path, "its path is too long");
+                self.leave_out(&path, "its path is too long");
                 continue;
             }
             match entry.sort {
-                Sort::Special => self.leave_out(path, "it is a device, a pipe or a socket"),
+                Sort::Special => self.leave_out(&path, "it is a device, a pipe or a socket"),
                 Sort::Link => self.link(dir, name, path, depth)?,
-                Sort::Directory if depth == DEPTH => self.leave_out(path, "it is too many directories deep"),
+                Sort::Directory if depth == DEPTH => self.leave_out(&path, "it is too many directories deep"),
                 Sort::Directory => {
                     let Some(dir) = dir.open_dir(name)? else { continue };
                     self.directory_entry(&path, entry.mode)?;
@@ -278,7 +278,7 @@ impl<W: Write> Output<W> {
         self.done.entries += 1;
         self.done.bytes += len;
         if source.short {
-            self.leave_out(path, "it became shorter while it was copied: zeros stand for the rest");
+            self.leave_out(&path, "it became shorter while it was copied: zeros stand for the rest");
         }
         Ok(())
     }
@@ -286,7 +286,7 @@ impl<W: Write> Output<W> {
     fn link(&mut self, dir: &Dir, name: &str, path: String, depth: usize) -> Result<()> {
         let target = dir.read_link(name)?;
         let Some(target) = std::str::from_utf8(&target).ok().filter(|target| stays_inside(target, depth)) else {
-            self.leave_out(path, "it is a link that may lead out of the instance");
+            self.leave_out(&path, "it is a link that may lead out of the instance");
             return Ok(());
         };
         self.done.entries += 1;

@@ -38,23 +38,23 @@ pub(crate) struct Importer<'a> {
 }
 
 /// Makes an instance of an archive. Blocks.
-pub(crate) fn read(importer: &Importer<'_>, reader: impl Read, options: &ImportOptions) -> Result<Imported> {
-    let room = Room::create(importer.root)?;
+pub(crate) fn read(by: &Importer<'_>, reader: impl Read, options: &ImportOptions) -> Result<Imported> {
+    let room = Room::create(by.root)?;
     let manifest = unpack(reader, &room.dir, options, |manifest| {
-        (importer.accepts)(&manifest.instance_id, &manifest.kind)?;
+        (by.accepts)(&manifest.instance_id, &manifest.kind)?;
         // Told before gigabytes are unpacked; what counts is the look when the place is locked.
         let id = options.id.as_ref().unwrap_or(&manifest.instance_id);
-        match importer.root.instances.open_dir(id.as_str())? {
-            Some(dir) if !dir.all_names()?.is_empty() => Err(exists(importer.root, id)),
+        match by.root.instances.open_dir(id.as_str())? {
+            Some(dir) if !dir.all_names()?.is_empty() => Err(exists(by.root, id)),
             _ => Ok(()),
         }
     })?;
     let tree = room.dir.open_dir(layout::EXPORT_TREE)?.ok_or_else(|| refuse("there is no instance in it"))?;
     let record = check::check(&tree, &manifest)?;
     let id = options.id.clone().unwrap_or_else(|| manifest.instance_id.clone());
-    let imported = settle(importer, &tree, id, &manifest, record)?;
+    let imported = settle(by, &tree, id, &manifest, record)?;
     tree.sync_tree()?;
-    place(importer, &room, tree, &imported.instance_id)?;
+    place(by, &room, tree, &imported.instance_id)?;
     Ok(imported)
 }
 
@@ -64,7 +64,7 @@ fn exists(root: &Root, id: &InstanceId) -> Error {
 
 /// Gives the tree its record and its event as the instance that it becomes.
 fn settle(
-    importer: &Importer<'_>,
+    by: &Importer<'_>,
     tree: &Dir,
     id: InstanceId,
     manifest: &Manifest,
@@ -85,7 +85,7 @@ fn settle(
     if record.revision.max(record.epoch).max(record.last_event_seq) >= COUNT_MAX {
         return Err(refuse("its numbers are too large to be counted on"));
     }
-    (record.writer, record.updated_at) = (importer.writer, at);
+    (record.writer, record.updated_at) = (by.writer, at);
     if record.status.is_running() {
         // Nobody works on it here.
         record.set_status(Status::Interrupted, Some("it was at work when it was exported".into()), at)?;
@@ -93,11 +93,11 @@ fn settle(
     let unserializable = |e| crate::record::json::unserializable(ORIGIN, &e);
     let text = serde_json::to_string(&origin).and_then(RawValue::from_string).map_err(unserializable)?;
     record.unknown.insert(ORIGIN.to_owned(), text);
-    record.to_json(importer.options.record_bytes)?;
+    record.to_json(by.options.record_bytes)?;
 
-    let mut events = EventWriter::load(tree, record.last_event_seq - 1, importer.options.event_segment_bytes)?;
+    let mut events = EventWriter::load(tree, record.last_event_seq - 1, by.options.event_segment_bytes)?;
     let draft = EventDraft::new(EVENT, &origin)?;
-    let line = draft.number(record.last_event_seq, at, record.epoch, importer.options.event_bytes)?;
+    let line = draft.number(record.last_event_seq, at, record.epoch, by.options.event_bytes)?;
     events.append(tree, &[line])?;
     events.sync(tree)?;
     let bytes = record.pretty().map_err(|e| crate::record::json::unserializable("record", &e))?;
@@ -106,9 +106,9 @@ fn settle(
 }
 
 /// Moves the tree to its place, durably.
-fn place(importer: &Importer<'_>, room: &Room, tree: Dir, id: &InstanceId) -> Result<()> {
-    let root = importer.root;
-    let place = match activate::lock_undisturbed(root, importer.writer, id, true) {
+fn place(by: &Importer<'_>, room: &Room, tree: Dir, id: &InstanceId) -> Result<()> {
+    let root = by.root;
+    let place = match activate::lock_undisturbed(root, by.writer, id, true) {
         // Whoever has it locked made it first, or is about to.
         Err(Error::Locked { .. }) => return Err(exists(root, id)),
         other => other?,

@@ -92,7 +92,15 @@ pub(crate) async fn pin(root: DataRoot, out: Output, ids: Vec<InstanceId>, pinne
     ids.iter().try_for_each(|id| need_root(&root, id))?;
     with_store(root, async |store| {
         for id in ids {
-            let set = async { store.get(&id).await?.commit(move |tx| Ok(tx.set_pinned(pinned))).await };
+            let set = async {
+                let instance = store.get(&id).await?;
+                instance
+                    .commit(move |tx| {
+                        tx.set_pinned(pinned);
+                        Ok(())
+                    })
+                    .await
+            };
             match set.await {
                 Ok(_) => changed.push(id),
                 // The others are changed all the same.
