@@ -23,7 +23,7 @@ use tar::EntryType;
 use worker::Worker;
 
 /// Kills in the middle of an import; a longer campaign sets `FIEFDOM_TEST_IMPORT_KILLS`.
-const IMPORT_KILLS: usize = 40;
+const IMPORT_KILLS: usize = 24;
 
 #[test]
 #[ignore = "started by another test"]
@@ -159,13 +159,13 @@ async fn counted(into: &Store<Counter>, bytes: Vec<u8>, name: &str) -> TestResul
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_export_in_the_middle_of_commits_is_one_of_them_and_not_older_than_the_call() -> TestResult {
     let (temp, to) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let store = Store::open_with(temp.path(), Counter, options(|o| o.event_segment_bytes = 4 << 10)).await?;
+    let store = Store::open_with(temp.path(), Counter, options(|o| o.event_segment_bytes = 16 << 10)).await?;
     let instance = store.create(NewInstance::with_id(id("a"))).await?.instance().clone();
     let writer = tokio::spawn({
         let instance = instance.clone();
         async move {
             loop {
-                futures::future::try_join_all((0..16).map(|_| instance.commit(count))).await?;
+                futures::future::try_join_all((0..4).map(|_| instance.commit(count))).await?;
             }
             #[allow(unreachable_code)]
             Ok::<(), Error>(())
@@ -173,7 +173,7 @@ async fn an_export_in_the_middle_of_commits_is_one_of_them_and_not_older_than_th
     });
     let other = Store::open(to.path(), Counter).await?;
     let mut last = 0;
-    for nth in 0..25 {
+    for nth in 0..8 {
         let known = instance.state().await?.value;
         let (bytes, _) = store.export(&id("a"), Vec::new()).await?;
         let value = counted(&other, bytes, &format!("b{nth}")).await?;
@@ -696,6 +696,7 @@ async fn an_import_that_is_killed_at_any_call_leaves_the_whole_or_nothing() -> T
         }
         let instance = store.get(&id("n")).await?;
         assert_eq!(instance.commit(count).await?.value, 3, "{call} {nth}");
+        store.flush().await?;
         assert_eq!(store.view().events(&id("n"), 1)?.len(), 4, "{call} {nth}");
         let text = std::fs::read_to_string(instance.path().join("workspace/sub/file"))?;
         assert_eq!(text, "text", "{call} {nth}");

@@ -17,7 +17,9 @@ pub(crate) async fn gc(root: DataRoot, out: Output, args: Gc) -> Result<u8, Fail
     let report = if args.dry_run || !root.path().exists() {
         let view = View::open(root)?;
         let _ = view.recover();
-        view.gc_dry_run(&policy)?
+        let mut report = view.gc_dry_run(&policy)?;
+        report.dry_run = args.dry_run;
+        report
     } else {
         let bar = bar(out);
         let report = with_store(root, async |store| {
