@@ -35,28 +35,28 @@ fn import(data: &[u8]) -> bool {
     let beside = must(Dir::open(temp.path()));
     let root = Arc::new(must(Root::open_or_create(&temp.path().join("root"), true)));
     let settings = Options::default();
-    let importer = Importer { root: &root, writer: Uuid::nil(), options: &settings, accepts: &|_, _| Ok(()) };
+    let by = Importer { root: &root, writer: Uuid::nil(), options: &settings, accepts: &|_, _| Ok(()) };
     let mut options = ImportOptions::default();
     (options.max_bytes, options.max_entries) = (1 << 20, 64);
-    let outcome = archive::read(&importer, Cursor::new(bytes), &options);
+    let outcome = archive::read(&by, Cursor::new(bytes), &options);
     assert_eq!(must(beside.names()), ["root"], "something was put beside the root");
     let rooms = must(root.internal.open_dir(layout::IMPORTS));
     assert!(rooms.is_none_or(|rooms| must(rooms.all_names()).is_empty()), "something is left of an import");
     assert!(must(root.trash.all_names()).is_empty());
     let found = must(root.instances.names());
-    let imported = match outcome {
-        Ok(imported) => imported,
+    let made = match outcome {
+        Ok(made) => made,
         Err(Error::InvalidInput { .. } | Error::NewerFormat { .. } | Error::TooLarge { .. }) => {
             assert!(found.is_empty(), "a refusal left {found:?}");
             return false;
         }
         Err(error) => panic!("an error of another sort: {error:?}"),
     };
-    let id = imported.instance_id;
+    let id = made.instance_id;
     assert_eq!(found, [id.as_str()]);
     let view = View::on(Arc::clone(&root));
     let record = must(view.record(&id));
-    assert_eq!((record.uid, record.origin()), (imported.uid, Some(imported.origin)));
+    assert_eq!((record.uid, record.origin()), (made.uid, Some(made.origin)));
     let (mut from, mut last) = (1, None);
     loop {
         let events = must(view.events(&id, from));
@@ -73,14 +73,14 @@ fn import(data: &[u8]) -> bool {
     assert_eq!(exported.left_out_total, 0, "{:?}", exported.left_out);
     options.id = Some(must("again".parse()));
     options.max_bytes = 8 << 20;
-    must(archive::read(&importer, Cursor::new(again), &options));
+    must(archive::read(&by, Cursor::new(again), &options));
     true
 }
 
 /// Nothing but files, directories and links, nothing with special bits, and no link leads out.
 fn stays(dir: &Dir, top: &Path) {
     for name in must(dir.all_names()) {
-        let Some(text) = name.to_str() else { panic!("{name:?} is not UTF-8") };
+        let Some(text) = name.to_str() else { panic!("{} is not UTF-8", name.display()) };
         match must(dir.entry(&name)).map(|entry| entry.sort) {
             Some(Sort::Directory) => {
                 if let Some(below) = must(dir.open_dir(text)) {

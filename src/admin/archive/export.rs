@@ -243,7 +243,7 @@ impl<W: Write> Output<W> {
             }
             match entry.sort {
                 Sort::Special => self.leave_out(&path, "it is a device, a pipe or a socket"),
-                Sort::Link => self.link(dir, name, path, depth)?,
+                Sort::Link => self.link(dir, name, &path, depth)?,
                 Sort::Directory if depth == DEPTH => self.leave_out(&path, "it is too many directories deep"),
                 Sort::Directory => {
                     let Some(dir) = dir.open_dir(name)? else { continue };
@@ -253,7 +253,7 @@ impl<W: Write> Output<W> {
                 Sort::File => {
                     let Some(file) = dir.open_file(name)? else { continue };
                     let len = file.len()?;
-                    self.file(&file, path, entry.mode, len)?;
+                    self.file(&file, &path, entry.mode, len)?;
                 }
             }
         }
@@ -266,32 +266,32 @@ impl<W: Write> Output<W> {
             let opened = if piece.open.is_none() { dir.open_file(&piece.name)? } else { None };
             let file = piece.open.as_ref().or(opened.as_ref()).ok_or_else(missing)?;
             let len = piece.len.map_or_else(|| file.len(), Ok)?;
-            self.file(file, below(path, &piece.name), FILE_MODE, len)?;
+            self.file(file, &below(path, &piece.name), FILE_MODE, len)?;
         }
         Ok(())
     }
 
     /// The first `len` bytes of a file, filled up with zeros should it become shorter meanwhile.
-    fn file(&mut self, file: &File, path: String, mode: u32, len: u64) -> Result<()> {
+    fn file(&mut self, file: &File, path: &str, mode: u32, len: u64) -> Result<()> {
         let mut source = Source { file, offset: 0, len, short: false };
-        self.append(&path, mode, len, &mut source)?;
+        self.append(path, mode, len, &mut source)?;
         self.done.entries += 1;
         self.done.bytes += len;
         if source.short {
-            self.leave_out(&path, "it became shorter while it was copied: zeros stand for the rest");
+            self.leave_out(path, "it became shorter while it was copied: zeros stand for the rest");
         }
         Ok(())
     }
 
-    fn link(&mut self, dir: &Dir, name: &str, path: String, depth: usize) -> Result<()> {
+    fn link(&mut self, dir: &Dir, name: &str, path: &str, depth: usize) -> Result<()> {
         let target = dir.read_link(name)?;
         let Some(target) = std::str::from_utf8(&target).ok().filter(|target| stays_inside(target, depth)) else {
-            self.leave_out(&path, "it is a link that may lead out of the instance");
+            self.leave_out(path, "it is a link that may lead out of the instance");
             return Ok(());
         };
         self.done.entries += 1;
         let mut header = self.header(EntryType::Symlink, 0o777, 0);
-        self.tar.append_link(&mut header, &path, target).map_err(unwritable)
+        self.tar.append_link(&mut header, path, target).map_err(unwritable)
     }
 
     fn finish(self) -> Result<(W, Exported)> {

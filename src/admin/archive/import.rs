@@ -107,8 +107,8 @@ fn settle(
 
 /// Moves the tree to its place, durably.
 fn place(by: &Importer<'_>, room: &Room, tree: Dir, id: &InstanceId) -> Result<()> {
-    let root = by.root;
-    let place = match activate::lock_undisturbed(root, by.writer, id, true) {
+    let Importer { root, writer, .. } = by;
+    let place = match activate::lock_undisturbed(root, *writer, id, true) {
         // Whoever has it locked made it first, or is about to.
         Err(Error::Locked { .. }) => return Err(exists(root, id)),
         other => other?,
