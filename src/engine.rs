@@ -194,7 +194,7 @@ impl Drop for Engine {
 }
 
 impl Ground {
-    fn stamp(&self, epoch: u64) -> Stamp {
+    pub(crate) fn stamp(&self, epoch: u64) -> Stamp {
         Stamp {
             epoch,
             writer: self.log.writer_id(),
@@ -203,7 +203,7 @@ impl Ground {
         }
     }
 
-    fn core<S>(&self, activated: Activated, record: Record<S>, stamp: Stamp) -> Arc<Core<S>> {
+    pub(crate) fn core<S>(&self, activated: Activated, record: Record<S>, stamp: Stamp) -> Arc<Core<S>> {
         Core::new(
             activated.lane,
             Admission::new(self.options.queued_per_instance),

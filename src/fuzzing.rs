@@ -1,6 +1,8 @@
 //! What the fuzz targets in `fuzz/` run, and what must be true of any bytes whatever: nothing
 //! panics, what parses is written back and parses to the same, damage is never accepted in silence.
 
+mod archive;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use crate::log::commit;
 use crate::log::events::{EventReader, EventWriter, Lines};
 use crate::log::{activate, recover, segment};
 use crate::record::{COUNT_MAX, Document as _, EventLine, InstanceId, json as strict_json};
+
+pub use archive::archive_import;
 
 /// The writer whose segment is fuzzed.
 const WRITER: &str = "11111111-2222-4333-8444-555555555555";
@@ -235,8 +239,13 @@ fn tree(dir: &Dir) -> BTreeMap<String, Vec<u8>> {
 
 /// Every target by its name, which is also the name of its corpus.
 #[allow(clippy::type_complexity)]
-pub const TARGETS: [(&str, fn(&[u8])); 4] =
-    [("record", record), ("event_file", event_file), ("log_segment", log_segment), ("job_line", job_line)];
+pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+    ("record", record),
+    ("event_file", event_file),
+    ("log_segment", log_segment),
+    ("job_line", job_line),
+    ("archive_import", archive_import),
+];
 
 #[cfg(test)]
 mod tests {

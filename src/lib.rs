@@ -29,15 +29,19 @@ mod migration;
 mod mutants;
 mod options;
 mod record;
+mod retain;
 mod root;
 mod state_file;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod view;
 
 pub use actors::transaction::Transaction;
+pub use admin::{Deleted, GcReport, Refused, RefusedReason, Retention, RetentionRule};
 pub use admin::{Doctor, Finding, Outcome, Repair, Report, Severity};
+pub use admin::{Exported, ImportOptions, Imported, LeftOut, Origin};
 pub use alarms::{Alarms, DueAlarm};
 pub use changes::Lagged;
 pub use error::{BoxError, Error, Owner, Result};
@@ -46,6 +50,7 @@ pub use kind::{Instance, NewInstance, Untyped};
 pub use migration::{Migrated, Migrating, Migration, MigrationOutcome};
 pub use options::{Durability, Options};
 pub use record::{Alarm, Change, Event, InstanceId, Record, Status};
+pub use retain::GcTask;
 pub use root::DataRoot;
 pub use state_file::{FileState, StateFile};
 pub use store::{Stats, Store};

@@ -44,7 +44,7 @@ use crate::view::{Filter, Listing, View};
 /// # Ok(()) }
 /// ```
 pub struct Store<I: Instance> {
-    engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
     kind: Arc<I>,
     factory: Arc<FactoryHandle<I>>,
 }

@@ -107,6 +107,14 @@ impl View {
         }
     }
 
+    pub(crate) fn root(&self) -> Option<&Arc<Root>> {
+        self.root.as_ref()
+    }
+
+    pub(crate) fn root_of(&self, id: &InstanceId) -> Result<&Root> {
+        self.root.as_deref().ok_or_else(|| self.not_found(id))
+    }
+
     fn not_found(&self, id: &InstanceId) -> Error {
         Error::NotFound { id: id.clone(), root: self.path.join(layout::INSTANCES) }
     }

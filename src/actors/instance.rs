@@ -225,16 +225,22 @@ impl<I: Instance> InstanceActor<I> {
 
     async fn delete(&self, state: &mut State<I::State>) -> Result<Option<String>> {
         self.follow_generation(state);
-        let mut sealed = Transaction::new(&state.current).seal(self.core.stamp)?;
-        sealed.meta.deleted = true;
-        sealed.line =
-            commit::encode(&sealed.meta, None, &[]).map_err(|e| crate::record::json::unserializable("record", &e))?;
-        // The life ends here: no record needs to be in the segment for it.
-        sealed.has_record = true;
+        let sealed = seal_deletion(&state.current, self.core.stamp)?;
         submit_and_wait(&self.log, &self.core, state.generation, sealed, Durability::Disk).await?;
         let lane = Arc::clone(&self.core.lane);
         crate::blocking::run(move || lane.discard()).await
     }
+}
+
+/// The last commit of an instance.
+pub(crate) fn seal_deletion<S: Clone + serde::Serialize>(current: &Record<S>, stamp: Stamp) -> Result<Sealed<S>> {
+    let mut sealed = Transaction::new(current).seal(stamp)?;
+    sealed.meta.deleted = true;
+    sealed.line =
+        commit::encode(&sealed.meta, None, &[]).map_err(|e| crate::record::json::unserializable("record", &e))?;
+    // The life ends here: no record needs to be in the segment for it.
+    sealed.has_record = true;
+    Ok(sealed)
 }
 
 /// Sends an answer, once. A caller that gave up is no error.

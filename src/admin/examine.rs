@@ -196,8 +196,15 @@ impl<'a> Look<'a> {
         self.files += 2;
         self.check_mode(&root.top, layout::INTERNAL)?;
         self.check_mode(&root.top, layout::INSTANCES)?;
-        let ours =
-            [layout::FORMAT, layout::RECOVERY_LOCK, layout::WRITERS, layout::TRASH, layout::QUARANTINE, layout::ALARMS];
+        let ours = [
+            layout::FORMAT,
+            layout::RECOVERY_LOCK,
+            layout::WRITERS,
+            layout::TRASH,
+            layout::QUARANTINE,
+            layout::ALARMS,
+            layout::IMPORTS,
+        ];
         for name in root.internal.names()? {
             if name == layout::temporary(layout::FORMAT) {
                 self.note(
@@ -537,7 +544,11 @@ impl<'a> Look<'a> {
             if item.is_none() || (jobs && id.is_none()) {
                 bad += 1;
                 if bad <= FINDINGS_PER_FILE {
-                    self.damage(&path, Some(line.offset), format!("line {count} is no {} of a batch", if jobs { "job" } else { "item" }));
+                    self.damage(
+                        &path,
+                        Some(line.offset),
+                        format!("line {count} is no {} of a batch", if jobs { "job" } else { "item" }),
+                    );
                 }
             }
         }

@@ -15,6 +15,7 @@ pub(crate) const RECOVERY_LOCK: &str = "recovery.lock";
 pub(crate) const WRITERS: &str = "writers";
 pub(crate) const TRASH: &str = "trash";
 pub(crate) const QUARANTINE: &str = "quarantine";
+pub(crate) const IMPORTS: &str = "imports";
 
 /// Below a writer's directory.
 pub(crate) const WRITER_LOCK: &str = "lock";
@@ -34,6 +35,10 @@ pub(crate) const STDERR: &str = "stderr.log";
 /// Below `events/`.
 pub(crate) const EVENT_LOG: &str = "events.jsonl";
 pub(crate) const EVENT_STATE: &str = "state.json";
+
+/// In an archive: what it is, and the tree of the instance.
+pub(crate) const EXPORT_MANIFEST: &str = "export.json";
+pub(crate) const EXPORT_TREE: &str = "instance";
 
 /// Below a batch's `workspace/`.
 pub(crate) const BATCH_ITEMS: &str = "items.jsonl";

@@ -13,4 +13,6 @@ pub(crate) mod lock;
 pub(crate) mod model;
 pub(crate) mod quarantine;
 pub(crate) mod root;
+pub(crate) mod staging;
 pub(crate) mod state_file;
+pub(crate) mod tree;

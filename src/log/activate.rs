@@ -35,7 +35,7 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
     } else {
         None
     };
-    let dir = lock_undisturbed(root, log, id, false)?;
+    let dir = lock_undisturbed(root, log.writer_id(), id, false)?;
     let bytes = too_early
         .map_or_else(|| read_bytes(&dir, options), |bytes| bytes.map(Some))?
         .ok_or_else(|| Error::NotFound { id: id.clone(), root: root.instances.path().to_owned() })?;
@@ -57,7 +57,7 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
 /// Makes and locks the directory of a new instance. Blocks.
 pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, id: &InstanceId, uid: Uuid) -> Result<Activated> {
     let exists = || Error::AlreadyExists { id: id.clone(), path: root.instances.path_of(id.as_str()) };
-    let dir = match lock_undisturbed(root, log, id, true) {
+    let dir = match lock_undisturbed(root, log.writer_id(), id, true) {
         // Whoever has it locked made it first, or is about to.
         Err(Error::Locked { .. }) => return Err(exists()),
         other => other?,
@@ -74,11 +74,11 @@ pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, id: &Instan
 /// Takes the lock of an instance of which no dead writer holds back commits.
 ///
 /// Writers are looked at when the lock is held: one that dies later did not own the instance.
-fn lock_undisturbed(root: &Arc<Root>, log: &Log, id: &InstanceId, make: bool) -> Result<Locked<Dir>> {
+pub(crate) fn lock_undisturbed(root: &Arc<Root>, own: Uuid, id: &InstanceId, make: bool) -> Result<Locked<Dir>> {
     for _ in 0..RECOVERY_RETRIES {
         let order = root.recovery_lock()?.lock(Lock::Shared)?;
         let dir = lock::lock_instance(root, id, make)?;
-        let looked = lock::any_dead_writer(root, log.writer_id());
+        let looked = lock::any_dead_writer(root, own);
         let looked =
             looked.and_then(|dead| if dead { Ok(dead) } else { recover::refuse_if_blocked(root, id).map(|()| dead) });
         match looked {
@@ -92,7 +92,7 @@ fn lock_undisturbed(root: &Arc<Root>, log: &Log, id: &InstanceId, make: bool) ->
                 return Err(error);
             }
         }
-        recover::recover(root, Some(log.writer_id()))?;
+        recover::recover(root, Some(own))?;
     }
     Err(Error::Overloaded { what: "recoveries of dead writers during one activation", limit: RECOVERY_RETRIES as u64 })
 }

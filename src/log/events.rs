@@ -232,7 +232,9 @@ fn agrees(file: &File, len: u64, cached: &Position) -> Result<bool> {
 /// The cache, when it can be read. After a power cut it may be empty: then it is made again.
 pub(crate) fn read_state(dir: &Dir) -> Result<Option<Position>> {
     let Some(file) = dir.open_file(layout::EVENT_STATE)? else { return Ok(None) };
-    Ok(file.read_all(STATE_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    let read = file.read_all(STATE_BYTES).ok().and_then(|bytes| serde_json::from_slice::<Position>(&bytes).ok());
+    // Numbers that were never ours would be counted on from.
+    Ok(read.filter(|position| position.last_seq.max(position.segment) < COUNT_MAX))
 }
 
 /// The last event of the last full segment.

@@ -23,7 +23,7 @@ use crate::disk::alarms::AlarmIndex;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, File, Lock, Locked};
 use crate::disk::root::Root;
-use crate::disk::{layout, lock, quarantine};
+use crate::disk::{layout, lock, quarantine, staging};
 use crate::error::{Error, Result};
 use crate::mutants::{Protection, without};
 use crate::options::Options;
@@ -74,6 +74,7 @@ pub(crate) fn try_recover(root: &Arc<Root>) -> Result<Option<Recovered>> {
 
 fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     lock::remove_unborn(root)?;
+    staging::remove_abandoned(root);
     let dead = lock::dead_writers(root, own)?;
     let mut done = Recovered { writers: dead.len(), ..Recovered::default() };
     if dead.is_empty() {

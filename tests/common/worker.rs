@@ -275,6 +275,16 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
             opened(store.as_ref())?.delete(&id(name)).await?;
             Ok(String::new())
         }
+        // Whatever is over goes.
+        ["gc"] => {
+            let policy = fiefdom::Retention::new().rule(fiefdom::RetentionRule::new());
+            Ok(opened(store.as_ref())?.gc(&policy).await?.deleted.len().to_string())
+        }
+        ["import", file, name] => {
+            let file = std::fs::File::open(file)?;
+            opened(store.as_ref())?.import(file, fiefdom::ImportOptions::with_id(id(name))).await?;
+            Ok(String::new())
+        }
         ["flush"] => {
             opened(store.as_ref())?.flush().await?;
             Ok(String::new())

@@ -82,10 +82,44 @@ pub(crate) enum Command {
     /// Bring jobs and batches that an older version wrote up to date
     #[command(after_help = MIGRATE_HELP)]
     Migrate(Migrate),
+    /// Delete instances that have been over for long enough
+    #[command(after_help = GC_HELP)]
+    Gc(Gc),
+    /// Keep gc from deleting instances
+    Pin(Pin),
+    /// Let gc delete instances again
+    Unpin(Pin),
+    /// Write an instance into one file, also while it is at work
+    #[command(after_help = EXPORT_HELP)]
+    Export(Export),
+    /// Make an instance of a file that `export` wrote
+    #[command(after_help = IMPORT_HELP)]
+    Import(Import),
     /// Check every file of the store
     #[command(after_help = "Exit codes: 0 healthy (there may be notes), 1 damage (left), 5 the root cannot be read")]
     Doctor(Doctor),
 }
+
+const GC_HELP: &str = "An instance stays that is not succeeded, failed or cancelled, is pinned, is in use, or is a job
+of a batch that is there and has not succeeded.
+
+Examples:
+  fiefdom gc --older-than 7d --dry-run
+  fiefdom gc --older-than 12h --status succeeded --keep 100";
+
+const EXPORT_HELP: &str =
+    "State and events are those of one moment; files in workspace/ and the like are copied as they are
+found. Links that lead out of the instance, pipes and devices are left out, and named.
+
+Examples:
+  fiefdom export build-42 -o build-42.tar.gz
+  fiefdom export build-42 -o - | ssh elsewhere fiefdom import -";
+
+const IMPORT_HELP: &str =
+    "The whole file is unpacked out of sight and checked before the instance appears. What was at work
+when it was exported is `interrupted`.
+
+Example: fiefdom import build-42.tar.gz --id build-42-again";
 
 const RUN_HELP: &str = r#"A line of FILE is a shell command, or a JSON object:
   {"id":"fetch-1","cmd":"curl -fsS $URL -o page","env":{"URL":"https://example.org"},"tags":{"kind":"fetch"}}
@@ -243,6 +277,59 @@ pub(crate) struct Migrate {
     /// Only try the steps, and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Gc {
+    /// Only what ended longer ago than this, such as 12h or 7d
+    #[arg(long, value_name = "DUR", value_parser = duration, required_unless_present = "keep")]
+    pub(crate) older_than: Option<Duration>,
+    /// Only in this status: succeeded, failed or cancelled (may be given again)
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) status: Vec<Status>,
+    /// Only of this kind
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// Only with this tag (may be given again)
+    #[arg(long, value_name = "K=V", value_parser = tag)]
+    pub(crate) tag: Vec<(String, String)>,
+    /// Keep the newest N of them, however old
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) keep: usize,
+    /// Only say what would be deleted
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Pin {
+    /// The instances
+    #[arg(required = true)]
+    pub(crate) ids: Vec<InstanceId>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Export {
+    /// The instance
+    pub(crate) id: InstanceId,
+    /// The file to write, or - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Import {
+    /// The file, or - for standard input
+    pub(crate) file: PathBuf,
+    /// The id of the new instance [default: that of the exported one]
+    #[arg(long, value_name = "NEW")]
+    pub(crate) id: Option<InstanceId>,
+    /// Refuse a file with more than so many bytes in it, unpacked [default: 64 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_bytes: Option<u64>,
+    /// Refuse a file with more than so many entries [default: 1000000]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_entries: Option<u64>,
 }
 
 #[derive(ClapArgs)]

@@ -3,10 +3,12 @@
 //! Everything here goes through the library's public interface.
 
 mod alarm;
+mod archive;
 mod args;
 mod doctor;
 mod edit;
 mod failure;
+mod gc;
 mod inspect;
 mod migrate;
 mod output;
@@ -65,6 +67,11 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Rm(command) => edit::remove(root, out, command).await,
         Command::Alarm(command) => alarm::alarm(root, out, command).await,
         Command::Alarms(command) => alarm::alarms(root, out, command).await,
+        Command::Gc(command) => gc::gc(root, out, command).await,
+        Command::Pin(command) => gc::pin(root, out, command.ids, true).await,
+        Command::Unpin(command) => gc::pin(root, out, command.ids, false).await,
+        Command::Export(command) => archive::export(root, out, command).await,
+        Command::Import(command) => archive::import(root, out, command).await,
         Command::Ls(command) => inspect::list(root, out, &command),
         Command::Show(command) => inspect::show(root, out, &command),
         Command::Events(command) => inspect::events(root, out, command).await,

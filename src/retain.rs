@@ -1,0 +1,244 @@
+//! Deleting what is over: [`Store::gc`], once or again and again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::Utc;
+use futures::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::actors::instance::{seal_deletion, submit_and_wait};
+use crate::admin::retention::{self, Due, GcReport, Plan, Refused, RefusedReason, Retention};
+use crate::blocking;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::kind::Instance;
+use crate::log::activate::{self, Activated};
+use crate::log::trash;
+use crate::options::Durability;
+use crate::record::RawRecord;
+use crate::store::Store;
+use crate::view::View;
+
+/// Deletions under way at once: enough for their commits to share a flush of the log.
+const AT_ONCE: usize = 8;
+
+impl<I: Instance> Store<I> {
+    /// Deletes the instances that the policy is for, of whatever kind, and says which.
+    ///
+    /// Each is locked and judged again before it is deleted, and goes as a whole: the deletion is
+    /// committed, the directory is moved aside in one step, then its files are removed. While one is
+    /// being deleted, others who want it get [`Error::Locked`].
+    ///
+    /// When the future is dropped, what is deleted by then stays deleted, and the rest stays.
+    ///
+    /// ```
+    /// # use fiefdom::{Store, Untyped, Result};
+    /// use std::time::Duration;
+    /// use fiefdom::{Retention, RetentionRule};
+    ///
+    /// # async fn example(store: Store<Untyped>) -> Result<()> {
+    /// let week = Duration::from_secs(7 * 86_400);
+    /// let report = store.gc(&Retention::new().rule(RetentionRule::new().older_than(week).keep(50))).await?;
+    /// println!("{} deleted, {} bytes freed", report.deleted.len(), report.bytes_freed);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`] for a rule about a status that is not final; [`Error::Io`] when the
+    /// root cannot be listed; [`Error::Closed`], and the error of the log when it fails: what was
+    /// deleted before stays so. What cannot be deleted for a reason of its own is in
+    /// [`GcReport::refused`].
+    pub async fn gc(&self, policy: &Retention) -> Result<GcReport> {
+        self.gc_watched(policy, |_, _| ()).await
+    }
+
+    /// [`Store::gc`], which tells how many of those that are due it is done with, and how many they are.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::gc`].
+    pub async fn gc_watched(&self, policy: &Retention, watch: impl FnMut(usize, usize)) -> Result<GcReport> {
+        collect(&self.engine, policy, watch).await
+    }
+
+    /// What [`Store::gc`] would delete now. Nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::gc_dry_run`].
+    pub async fn gc_dry_run(&self, policy: &Retention) -> Result<GcReport> {
+        self.flush().await?;
+        let (view, policy) = (self.view(), policy.clone());
+        blocking::run(move || view.gc_dry_run(&policy)).await
+    }
+
+    /// Runs [`Store::gc`] now and then: the first time after `every`, and again `every` after each
+    /// end (at least one second). It ends with [`GcTask::stop`], and with the store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`] for a rule about a status that is not final.
+    pub fn gc_every(&self, policy: Retention, every: Duration) -> Result<GcTask> {
+        policy.check()?;
+        let task = GcTask { stop: CancellationToken::new(), last: Arc::default() };
+        let (engine, mine) = (Arc::downgrade(&self.engine), task.clone());
+        let every = every.max(Duration::from_secs(1));
+        tokio::spawn(async move {
+            while mine.stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+                // A store that is gone, and was not shut down, ends it too.
+                let Some(engine) = engine.upgrade() else { return };
+                let Some(outcome) = mine.stop.run_until_cancelled(collect(&engine, &policy, |_, _| ())).await else {
+                    return;
+                };
+                match &outcome {
+                    Ok(report) if !report.deleted.is_empty() => tracing::info!(
+                        deleted = report.deleted.len(),
+                        refused = report.refused.len(),
+                        bytes = report.bytes_freed,
+                        "deleted what was over for long enough"
+                    ),
+                    Ok(_) => {}
+                    Err(Error::Closed) => return,
+                    Err(error) => tracing::warn!(%error, "what is over could not be deleted; it is tried again"),
+                }
+                *mine.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+            }
+        });
+        Ok(task)
+    }
+}
+
+/// A retention that runs in the background. Dropping this does not end it.
+#[derive(Clone, Debug)]
+pub struct GcTask {
+    stop: CancellationToken,
+    last: Arc<Mutex<Option<Result<GcReport>>>>,
+}
+
+impl GcTask {
+    /// Ends it. A deletion that is under way is finished.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// What the last run came to; `None` before the first has ended.
+    #[must_use]
+    pub fn last(&self) -> Option<Result<GcReport>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl View {
+    /// What [`Store::gc`] would delete now, without a lock and without a change. It blocks, as every
+    /// function of a view does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`] for a rule about a status that is not final; [`Error::Io`].
+    pub fn gc_dry_run(&self, policy: &Retention) -> Result<GcReport> {
+        policy.check()?;
+        match self.root() {
+            Some(root) => retention::dry_run(root, policy, Utc::now()),
+            None => Ok(GcReport { dry_run: true, ..GcReport::default() }),
+        }
+    }
+}
+
+async fn collect(engine: &Arc<Engine>, policy: &Retention, mut watch: impl FnMut(usize, usize)) -> Result<GcReport> {
+    let policy = Arc::new(policy.clone());
+    let Plan { due, mut report } = blocking::run({
+        let (ground, policy) = (Arc::clone(&engine.ground), Arc::clone(&policy));
+        move || retention::plan(&ground.root, &policy, Utc::now())
+    })
+    .await?;
+    let (total, mut done) = (due.len(), 0);
+    // Batches go before their jobs, which stay when they do.
+    let (batches, others): (Vec<Due>, Vec<Due>) = due.into_iter().partition(Due::is_batch);
+    for part in [batches, others] {
+        let mut retiring = futures::stream::iter(part)
+            .map(|due| {
+                let (engine, policy) = (Arc::clone(engine), Arc::clone(&policy));
+                async move { (due.id.clone(), retire(&engine, &policy, due).await) }
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((instance_id, outcome)) = retiring.next().await {
+            match outcome {
+                Ok(Outcome::Deleted(due, bytes)) => report.add(due.deleted(bytes)),
+                Ok(Outcome::Refused(reason)) => report.refused.push(Refused { instance_id, reason }),
+                Ok(Outcome::Absent) => {}
+                // The log takes no more: nothing that follows would fare better.
+                Err(
+                    e @ (Error::NotApplied { .. } | Error::Unknown { .. } | Error::Poisoned { .. } | Error::Closed),
+                ) => {
+                    return Err(e);
+                }
+                Err(error) => report.refused.push(Refused { instance_id, reason: RefusedReason::Failed(error) }),
+            }
+            done += 1;
+            watch(done, total);
+        }
+    }
+    Ok(report)
+}
+
+enum Outcome {
+    Deleted(Due, u64),
+    Refused(RefusedReason),
+    /// Somebody else deleted it.
+    Absent,
+}
+
+/// Locks one instance, judges it again, and deletes it. It gets no actor, so its kind need not be
+/// known, and one that is live in this process is locked like one that is live in another.
+async fn retire(engine: &Engine, policy: &Arc<Retention>, due: Due) -> Result<Outcome> {
+    let ground = &engine.ground;
+    let opened = blocking::run({
+        let (ground, policy, due) = (Arc::clone(ground), Arc::clone(policy), due.clone());
+        move || {
+            let mut activated = match activate::open(&ground.root, &ground.log, &ground.options, &due.id) {
+                Err(Error::Locked { .. }) => return Ok(Err(Outcome::Refused(RefusedReason::Live))),
+                Err(Error::NotFound { .. }) => return Ok(Err(Outcome::Absent)),
+                other => other?,
+            };
+            let record = activated.record.take().ok_or_else(|| Error::Crashed { id: due.id.clone() })?;
+            let stays = policy.judge(&ground.root, &due, &record);
+            let judged = match stays {
+                Some(reason) => Err(Outcome::Refused(reason)),
+                None => Ok(ground.root.instances.allocated(due.id.as_str().as_ref())?),
+            };
+            match judged {
+                Err(outcome) => activated.lane.release().map(|()| Err(outcome)),
+                Ok(bytes) => Ok(Ok((activated, record, bytes))),
+            }
+        }
+    })
+    .await?;
+    let (activated, record, bytes): (Activated, RawRecord, u64) = match opened {
+        Ok(opened) => opened,
+        Err(outcome) => return Ok(outcome),
+    };
+    let lane = Arc::clone(&activated.lane);
+    let stamp = ground.stamp(record.epoch + 1);
+    let sealed = seal_deletion(&record, stamp)?;
+    let core = ground.core(activated, record, stamp);
+    if let Err(error) = submit_and_wait(&ground.log, &core, lane.generation(), sealed, Durability::Disk).await {
+        blocking::run(move || lane.release()).await?;
+        return Err(error);
+    }
+    let ground = Arc::clone(ground);
+    blocking::run(move || {
+        // Deleted it is: what cannot be moved or removed now is, by the next checkpoint or recovery.
+        let cleared = match lane.discard() {
+            Ok(Some(name)) => trash::clear(&ground.root, Some(ground.log.writer_id()), &name),
+            other => other.map(drop),
+        };
+        if let Err(error) = cleared {
+            tracing::debug!(id = %lane.id, %error, "files of a deleted instance are still there");
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(Outcome::Deleted(due, bytes))
+}
