@@ -244,6 +244,16 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// A question to people has no answer, and nobody waits for one any more.
+    #[error("the input request {key:?} of instance {id:?} {why}")]
+    NotAnswered {
+        /// The instance.
+        id: InstanceId,
+        /// The key of the request.
+        key: String,
+        /// Why nobody waits.
+        why: Unanswered,
+    },
     /// The store is shut down.
     #[error("the store is shut down; open it again")]
     Closed,
@@ -285,6 +295,30 @@ impl Error {
             }
             _ => None,
         }
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unanswered {
+    /// The time to wait was up. The question stays open.
+    TimedOut,
+    /// Somebody asked whoever works on the instance to stop. The question stays open.
+    Cancelled,
+    /// The question was withdrawn.
+    Withdrawn,
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TimedOut => {
+                "was not answered in time; it stays open, and asking again finds the answer when there is one"
+            }
+            Self::Cancelled => "is not waited for any more, because the work was cancelled; it stays open",
+            Self::Withdrawn => "was withdrawn",
+        })
     }
 }
 

@@ -12,13 +12,16 @@
 mod actors;
 mod admin;
 mod blocking;
+mod checkpoint;
 mod disk;
 mod engine;
 mod error;
 mod follow;
+
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod input;
 mod instance;
 pub mod jobs;
 mod kind;
@@ -27,6 +30,7 @@ mod mutants;
 mod options;
 mod record;
 mod root;
+mod schema;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -34,10 +38,11 @@ mod view;
 
 pub use actors::transaction::Transaction;
 pub use admin::{Doctor, Finding, Outcome, Repair, Report, Severity};
-pub use error::{BoxError, Error, Owner, Result};
+pub use error::{BoxError, Error, Owner, Result, Unanswered};
 pub use instance::{Committed, InstanceRef, KeepAwake, Session, SubDir};
 pub use kind::{Instance, NewInstance, Untyped};
 pub use options::{Durability, Options};
+pub use record::{Checkpoint, InputRequest, LastCheckpoint};
 pub use record::{Event, InstanceId, Record, Status};
 pub use root::DataRoot;
 pub use store::{Stats, Store};

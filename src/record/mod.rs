@@ -8,6 +8,7 @@ pub(crate) mod json;
 mod meta;
 mod status;
 mod strict;
+pub(crate) mod work;
 
 pub use event::Event;
 pub(crate) use event::{EventDraft, EventLine};
@@ -15,3 +16,4 @@ pub use id::InstanceId;
 pub use meta::Record;
 pub(crate) use meta::{COUNT_MAX, Document, FORMAT, RawRecord};
 pub use status::Status;
+pub use work::{Checkpoint, InputRequest, LastCheckpoint};

@@ -494,6 +494,7 @@ fn new_record(instance: usize, uid: Uuid) -> Record<Doc> {
         last_event_seq: 0,
         schema_version: 1,
         state: Arc::new(doc(0)),
+        work: Arc::default(),
         unknown: std::collections::BTreeMap::new(),
     }
 }

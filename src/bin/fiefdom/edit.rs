@@ -17,7 +17,7 @@ pub(crate) fn need_root(root: &DataRoot, id: &InstanceId) -> Result<(), Failure>
 }
 
 /// Runs `work` on an open store, and shuts it down whatever comes of it.
-async fn with_store<T>(
+pub(crate) async fn with_store<T>(
     root: DataRoot,
     work: impl AsyncFnOnce(&Store<Untyped>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {

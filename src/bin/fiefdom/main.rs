@@ -6,6 +6,7 @@ mod args;
 mod doctor;
 mod edit;
 mod failure;
+mod input;
 mod inspect;
 mod output;
 mod run;
@@ -60,6 +61,7 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Create(command) => edit::create(root, out, command).await,
         Command::Update(command) => edit::update(root, out, command).await,
         Command::Append(command) => edit::append(root, out, command).await,
+        Command::Answer(command) => input::answer(root, out, command).await,
         Command::Rm(command) => edit::remove(root, out, command).await,
         Command::Ls(command) => inspect::list(root, out, &command),
         Command::Show(command) => inspect::show(root, out, &command),
