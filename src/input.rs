@@ -13,6 +13,8 @@
 //! depends on it: it can be dropped, its process can die, and who asks again under the same key
 //! finds the question or its answer.
 
+mod file;
+
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -25,9 +27,6 @@ use tokio::time::Instant;
 use crate::actors::instance::{Core, Live};
 use crate::actors::transaction::Transaction;
 use crate::blocking;
-use crate::checkpoint::{event, read_json, write};
-use crate::disk::fs::Dir;
-use crate::disk::layout;
 use crate::error::{Error, Result, Unanswered};
 use crate::instance::{InstanceRef, check_file_name};
 use crate::kind::Instance;
@@ -47,14 +46,8 @@ const ANSWER_BYTES: usize = 64 << 10;
 const OPEN: usize = 64;
 const KEPT: usize = 256;
 
-/// Largest file of a request that is read, in bytes: more than the largest is with its indentation.
-const FILE_BYTES: u64 = 4 << 20;
-
 /// Most characters of a prompt that become the reason of a status.
 const REASON_CHARS: usize = 100;
-
-/// Where the files are.
-const FILES: [&str; 2] = [layout::EVENTS, layout::INPUT_REQUESTS];
 
 /// What is asked.
 struct Asking {
@@ -330,25 +323,21 @@ impl<I: Instance> InstanceRef<I> {
 
     /// The answer to a request, when there is one; an error when the key stands for something else.
     async fn answer_to(&self, asking: &Arc<Asking>, request: &Request) -> Result<Option<Value>> {
-        let found = match &request.open {
+        if let Some(question) = &request.open {
             // In memory: nothing is to be read.
-            Some(question) => {
-                check_same(asking, request.asked, &question.prompt, &question.schema)?;
-                return Ok(None);
-            }
-            None => {
-                let (live, permit) = self.admitted().await?;
-                let (core, key, request) = (Arc::clone(&live.core), asking.key.clone(), request.clone());
-                blocking::run(move || {
-                    core.lane.materialise()?;
-                    let found = load(&core.lane.dir, &key, &request);
-                    drop(permit);
-                    found
-                })
-                .await?
-            }
-        };
-        check_same(asking, request.asked, &found.prompt, &found.schema)?;
+            check_same(asking, request.asked, &question.prompt, &question.schema)?;
+            return Ok(None);
+        }
+        let (live, permit) = self.admitted().await?;
+        let (core, key, request) = (Arc::clone(&live.core), asking.key.clone(), request.clone());
+        let found = blocking::run(move || {
+            core.lane.materialise()?;
+            let found = file::load(&core.lane.dir, &key, &request);
+            drop(permit);
+            found
+        })
+        .await?;
+        check_same(asking, found.asked_seq, &found.prompt, &found.schema)?;
         Ok(found.answer)
     }
 
@@ -379,7 +368,7 @@ impl<I: Instance> InstanceRef<I> {
             blocking::run(move || {
                 // One at a time, and each looks at the record: the file never goes back.
                 let _following = core.following.lock().unwrap_or_else(PoisonError::into_inner);
-                let followed = follow(&core, &key, known);
+                let followed = file::follow(&core, &key, known);
                 drop(permit);
                 followed
             })
@@ -446,64 +435,13 @@ fn check_same(asking: &Asking, seq: u64, prompt: &str, schema: &Value) -> Result
 }
 
 fn not_open(id: &InstanceId, requests: &Requests, key: &str) -> Error {
-    let reason = match requests.get(key) {
-        Some(Request { answered: Some(seq), .. }) => {
-            format!("{key:?} of instance {id:?} is answered already (event {seq}); the first answer counts")
-        }
-        _ => {
-            let open: Vec<String> =
-                requests.iter().filter(|(_, r)| r.open.is_some()).map(|(k, _)| format!("{k:?}")).collect();
-            let open = if open.is_empty() { "nothing".into() } else { open.join(", ") };
-            format!("instance {id:?} asks nothing under {key:?}; open at present: {open}")
-        }
+    let reason = if let Some(Request { answered: Some(seq), .. }) = requests.get(key) {
+        format!("{key:?} of instance {id:?} is answered already (event {seq}); the first answer counts")
+    } else {
+        let open: Vec<String> =
+            requests.iter().filter(|(_, r)| r.open.is_some()).map(|(k, _)| format!("{k:?}")).collect();
+        let open = if open.is_empty() { "nothing".into() } else { open.join(", ") };
+        format!("instance {id:?} asks nothing under {key:?}; open at present: {open}")
     };
     Error::InvalidInput { what: "input request", reason }
-}
-
-/// A request as a document: from its file when that is not behind, else from the events.
-fn load(instance: &Dir, key: &str, request: &Request) -> Result<InputRequest> {
-    if let Some(found) = in_file(instance, key).filter(|found| found.is(request)) {
-        return Ok(found);
-    }
-    let asking = event(instance, request.asked)?;
-    let AskedEvent { key, prompt, schema } = asking.data_as()?;
-    let (asked_seq, asked_at) = (request.asked, asking.at);
-    let mut found =
-        InputRequest { key, prompt, schema, asked_seq, asked_at, answer: None, answer_seq: None, answered_at: None };
-    if let Some(seq) = request.answered {
-        let answering = event(instance, seq)?;
-        found.answer = Some(answering.data_as::<AnsweredEvent>()?.answer);
-        (found.answer_seq, found.answered_at) = (Some(seq), Some(answering.at));
-    }
-    Ok(found)
-}
-
-fn in_file(instance: &Dir, key: &str) -> Option<InputRequest> {
-    read_json(instance, &FILES, &layout::input_request(key), FILE_BYTES)
-}
-
-fn follow<S>(core: &Core<S>, key: &str, known: Option<InputRequest>) -> Result<()> {
-    let (dir, record): (&Dir, _) = (&core.lane.dir, core.published());
-    let name = layout::input_request(key);
-    let Some(request) = record.work.requests.get(key) else {
-        if let Some(files) = dir.open_dir(FILES[0])?.map(|events| events.open_dir(FILES[1])).transpose()?.flatten()
-            && files.remove_file(&name)?
-        {
-            files.sync()?;
-        }
-        return Ok(());
-    };
-    if in_file(dir, key).is_some_and(|found| found.is(request)) {
-        return Ok(());
-    }
-    let known = known.or_else(|| record.input_requests().into_iter().find(|open| open.key == key));
-    let known = match known.filter(|known| known.is(request)) {
-        Some(known) => known,
-        None => {
-            // The events may be in the log alone.
-            core.lane.materialise()?;
-            load(dir, key, request)?
-        }
-    };
-    write(dir, &FILES, &name, &known)
 }

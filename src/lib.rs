@@ -17,6 +17,7 @@ mod disk;
 mod engine;
 mod error;
 mod follow;
+mod following;
 
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

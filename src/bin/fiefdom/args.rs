@@ -223,8 +223,8 @@ pub(crate) struct Answer {
     /// The key of what it asks
     pub(crate) key: String,
     /// The answer; a text stands in double quotes, as JSON has it
-    #[arg(value_name = "JSON", value_parser = json)]
-    pub(crate) answer: serde_json::Value,
+    #[arg(value_name = "JSON", value_parser = json, allow_negative_numbers = true)]
+    pub(crate) value: serde_json::Value,
 }
 
 #[derive(ClapArgs)]

@@ -10,9 +10,9 @@ use crate::failure::{DONE, Failure};
 use crate::output::{Output, age, plain, say};
 
 pub(crate) async fn answer(root: DataRoot, out: Output, args: Answer) -> Result<u8, Failure> {
-    let Answer { id, key, answer } = args;
+    let Answer { id, key, value } = args;
     need_root(&root, &id)?;
-    let seq = with_store(root, async |store| Ok(store.get(&id).await?.answer(&key, answer).await?)).await?;
+    let seq = with_store(root, async |store| Ok(store.get(&id).await?.answer(&key, value).await?)).await?;
     out.line(format!("{} is answered (event {seq})", plain(&key)))?;
     out.document(&json!({ "instance_id": id, "key": key, "seq": seq }))?;
     Ok(DONE)
