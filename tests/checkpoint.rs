@@ -255,7 +255,7 @@ async fn be_a_checkpointer() -> TestResult {
     let store = Store::open_with(std::env::var("FIEFDOM_TEST_ROOT")?, Untyped, options).await?;
     let session = store.get_or_create(NewInstance::with_id(id("a"))).await?;
     let before = session.last_checkpoint().await?.map_or(Ok(0), |last| last.checkpoint.data_as::<u64>())?;
-    println!("opened");
+    println!("\nopened");
     for n in before + 1.. {
         session.checkpoint(Checkpoint::new("n").data(n.into())).await?;
         println!("kept {n}");
@@ -332,7 +332,7 @@ impl Job for Counting {
         for n in done + 1..=10 {
             session.checkpoint(Checkpoint::new("counted").data(n.into()).worker("counter")).await?;
             if n == 5 {
-                println!("five");
+                println!("\nfive");
                 attempt.stopped().await;
             }
         }
