@@ -515,12 +515,7 @@ async fn a_kill_at_a_random_moment_loses_no_question_and_no_answer() -> TestResu
         let root = tempfile::tempdir()?;
         let mut child = start("be_an_asker", root.path())?;
         let said = child.stdout.take().ok_or("no output")?;
-        let reader = std::thread::spawn(move || BufReader::new(said).lines().map_while(Result::ok).collect::<Vec<_>>());
-        // Not a wait for something: the length of a life.
-        std::thread::sleep(Duration::from_micros(25_000 + (nth * 7_919) % 60_000));
-        child.kill()?;
-        child.wait()?;
-        let said = reader.join().map_err(|_| "the reader panicked")?;
+        let said = common::lines_of_a_life(child, said, "asked 1", Duration::from_micros((nth * 7_919) % 60_000))?;
         let store = Store::open(root.path(), Untyped).await?;
         let withdrawn = |n: u64| said.contains(&format!("withdrawn {n}")) || said.contains(&format!("got {}", n + 10));
         for line in &said {
