@@ -268,6 +268,16 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// A question to people has no answer, and nobody waits for one any more.
+    #[error("the input request {key:?} of instance {id:?} {why}")]
+    NotAnswered {
+        /// The instance.
+        id: InstanceId,
+        /// The key of the request.
+        key: String,
+        /// Why nobody waits.
+        why: Unanswered,
+    },
     /// The store is shut down.
     #[error("the store is shut down; open it again")]
     Closed,
@@ -317,6 +327,30 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text =
         panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "it said nothing".to_owned())
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unanswered {
+    /// The time to wait was up. The question stays open.
+    TimedOut,
+    /// Somebody asked whoever works on the instance to stop. The question stays open.
+    Cancelled,
+    /// The question was withdrawn.
+    Withdrawn,
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TimedOut => {
+                "was not answered in time; it stays open, and asking again finds the answer when there is one"
+            }
+            Self::Cancelled => "is not waited for any more, because the work was cancelled; it stays open",
+            Self::Withdrawn => "was withdrawn",
+        })
+    }
 }
 
 struct At(Option<u64>);

@@ -107,8 +107,8 @@ impl<I: Instance> InstanceRef<I> {
         &self.id
     }
 
-    /// The directory of the instance. Everything in it but `instance.json`, `events/` and names that
-    /// begin with a dot is the caller's to use.
+    /// The directory of the instance. Everything in it but `instance.json`, `events/`,
+    /// `logs/checkpoint.json` and names that begin with a dot is the caller's to use.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.engine.ground.root.instances.path_of(self.id.as_str())
@@ -349,7 +349,7 @@ impl<I: Instance> InstanceRef<I> {
     /// [`Error::InvalidInput`] unless `name` is one plain file name; [`Error::Io`]; and those of
     /// [`InstanceRef`].
     pub async fn put_artifact(&self, name: &str, bytes: impl Into<Vec<u8>>) -> Result<PathBuf> {
-        check_file_name(name)?;
+        check_file_name("artifact name", name, 240)?;
         let (name, bytes) = (name.to_owned(), bytes.into());
         let (live, permit) = self.admitted().await?;
         blocking::run(move || {
@@ -364,9 +364,9 @@ impl<I: Instance> InstanceRef<I> {
 }
 
 /// A name that stays in its directory, and is not one of our temporary files.
-fn check_file_name(name: &str) -> Result<()> {
+pub(crate) fn check_file_name(what: &'static str, name: &str, longest: usize) -> Result<()> {
     let plain = !name.is_empty()
-        && name.len() <= 240
+        && name.len() <= longest
         && !name.starts_with('.')
         && !name.contains(['/', '\\'])
         && !name.chars().any(char::is_control);
@@ -374,9 +374,9 @@ fn check_file_name(name: &str) -> Result<()> {
         return Ok(());
     }
     let reason = format!(
-        "{name:?} is not a plain file name: 1 to 240 bytes, without a slash or a control character, and not beginning with a dot"
+        "{name:?} is not a plain file name: 1 to {longest} bytes, without a slash or a control character, and not beginning with a dot"
     );
-    Err(Error::InvalidInput { what: "artifact name", reason })
+    Err(Error::InvalidInput { what, reason })
 }
 
 /// An instance together with the prepared value of its kind.

@@ -14,13 +14,17 @@ mod admin;
 mod alarms;
 mod blocking;
 mod changes;
+mod checkpoint;
 mod disk;
 mod engine;
 mod error;
 mod follow;
+mod following;
+
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod input;
 mod instance;
 pub mod jobs;
 mod kind;
@@ -31,6 +35,7 @@ mod options;
 mod record;
 mod retain;
 mod root;
+mod schema;
 mod state_file;
 mod store;
 #[cfg(test)]
@@ -44,12 +49,13 @@ pub use admin::{Doctor, Finding, Outcome, Repair, Report, Severity};
 pub use admin::{Exported, ImportOptions, Imported, LeftOut, Origin};
 pub use alarms::{Alarms, DueAlarm};
 pub use changes::Lagged;
-pub use error::{BoxError, Error, Owner, Result};
+pub use error::{BoxError, Error, Owner, Result, Unanswered};
 pub use instance::{Committed, InstanceRef, KeepAwake, Session, SubDir};
 pub use kind::{Instance, NewInstance, Untyped};
 pub use migration::{Migrated, Migrating, Migration, MigrationOutcome};
 pub use options::{Durability, Options};
 pub use record::{Alarm, Change, Event, InstanceId, Record, Status};
+pub use record::{Checkpoint, InputRequest, LastCheckpoint};
 pub use retain::GcTask;
 pub use root::DataRoot;
 pub use state_file::{FileState, StateFile};

@@ -198,6 +198,7 @@ impl<I: Instance> Store<I> {
             alarm: None,
             schema_version: I::SCHEMA_VERSION,
             state: Arc::new(state),
+            work: Arc::default(),
             unknown: std::collections::BTreeMap::new(),
         };
         let live = self.engine.create::<I>(record, new.durability).await?;

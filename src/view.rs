@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures::Stream;
 use serde_json::Value;
 
+use crate::checkpoint;
 use crate::disk::alarms::AlarmIndex;
 use crate::disk::layout;
 use crate::disk::root::Root;
@@ -18,7 +19,7 @@ use crate::log::events::EventReader;
 use crate::log::feed::Feed;
 use crate::log::recover;
 use crate::options::Options;
-use crate::record::{Alarm, Event, InstanceId, RawRecord, Record, Status};
+use crate::record::{Alarm, Event, InstanceId, LastCheckpoint, RawRecord, Record, Status};
 use crate::root::DataRoot;
 
 /// Reads a root. Its functions block: call them from a thread that may, or from a tool.
@@ -213,6 +214,18 @@ impl View {
         let raw = self.raw(id)?;
         let path = self.instance_path(id).join(layout::RECORD);
         raw.typed().map_err(|e| Error::corrupt(&path, None, e))
+    }
+
+    /// The last checkpoint of an instance; none when there was none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::record`], also when its event cannot be read.
+    pub fn last_checkpoint(&self, id: &InstanceId) -> Result<Option<LastCheckpoint>> {
+        let seq = self.raw(id)?.work.checkpoint_seq;
+        let root = self.root.as_ref().ok_or_else(|| self.not_found(id))?;
+        let dir = root.instances.open_dir(id.as_str())?.ok_or_else(|| self.not_found(id))?;
+        checkpoint::read(&dir, seq)
     }
 
     /// The records of the instances that match, newest first.

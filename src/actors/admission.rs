@@ -22,6 +22,8 @@ const OPERATIONS: u64 = HOLD - 1;
 pub(crate) struct Admission {
     state: AtomicU64,
     drained: Notify,
+    /// Whoever waits in this activation for something other than a reply looks again.
+    pub(crate) changed: Notify,
     limit: u64,
     begun: Instant,
     /// Milliseconds since `begun`.
@@ -34,6 +36,7 @@ impl Admission {
         Arc::new(Self {
             state: AtomicU64::new(0),
             drained: Notify::new(),
+            changed: Notify::new(),
             limit,
             begun: Instant::now(),
             last_used: AtomicU64::new(0),
@@ -77,6 +80,7 @@ impl Admission {
     /// Lets nothing in any more.
     pub(crate) fn close(&self) {
         self.state.fetch_or(CLOSED, Ordering::AcqRel);
+        self.changed.notify_waiters();
     }
 
     /// Waits until nothing is under way. Only of use when closed. Cancel safe.

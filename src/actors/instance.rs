@@ -16,6 +16,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt as _;
@@ -68,6 +69,10 @@ pub(crate) struct Core<S> {
     durability: Durability,
     /// Set when somebody asks whoever works on the instance to stop.
     pub(crate) cancel: CancellationToken,
+    /// Calls in this process that wait for an answer to the instance.
+    pub(crate) waiters: AtomicUsize,
+    /// Held while a file is written that follows a commit: see `checkpoint.rs` and `input.rs`.
+    pub(crate) following: Mutex<()>,
 }
 
 impl<S> Core<S> {
@@ -85,6 +90,8 @@ impl<S> Core<S> {
             stamp,
             durability,
             cancel: CancellationToken::new(),
+            waiters: AtomicUsize::new(0),
+            following: Mutex::new(()),
         })
     }
 
@@ -94,7 +101,11 @@ impl<S> Core<S> {
     }
 
     fn publish(&self, record: Arc<Record<S>>) {
-        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = record;
+        let work = Arc::clone(&record.work);
+        let before = std::mem::replace(&mut *self.published.lock().unwrap_or_else(PoisonError::into_inner), record);
+        if !Arc::ptr_eq(&work, &before.work) {
+            self.admission.changed.notify_waiters();
+        }
     }
 }
 

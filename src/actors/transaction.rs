@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::log::commit::{self, CommitMeta};
 use crate::options::Durability;
+use crate::record::work::Work;
 use crate::record::{Alarm, EventDraft, EventLine, Record, Status, json};
 
 /// One atomic change of one instance: state, status, tags and events together, all or nothing.
@@ -144,6 +145,17 @@ impl<S: Clone + Serialize> Transaction<S> {
     pub fn event<T: Serialize + ?Sized>(&mut self, kind: &str, data: &T) -> Result<u64> {
         self.events.push(EventDraft::new(kind, data)?);
         Ok(self.draft.last_event_seq + self.events.len() as u64)
+    }
+
+    /// The last checkpoint and the input requests, to change them.
+    pub(crate) fn work_mut(&mut self) -> &mut Work {
+        self.touched = true;
+        Arc::make_mut(&mut self.draft.work)
+    }
+
+    /// When the commit is made.
+    pub(crate) fn at(&self) -> DateTime<Utc> {
+        self.at
     }
 
     /// Sets when this commit is acknowledged, in the place of the store's default.

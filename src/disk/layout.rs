@@ -32,6 +32,17 @@ pub(crate) const OUTPUT: &str = "output";
 pub(crate) const STDOUT: &str = "stdout.log";
 pub(crate) const STDERR: &str = "stderr.log";
 
+/// Below `logs/`: the last checkpoint.
+pub(crate) const CHECKPOINT: &str = "checkpoint.json";
+
+/// Below `events/`: what is asked of people, one file per key.
+pub(crate) const INPUT_REQUESTS: &str = "input-requests";
+
+/// Below [`INPUT_REQUESTS`].
+pub(crate) fn input_request(key: &str) -> String {
+    format!("{key}.json")
+}
+
 /// Below `events/`.
 pub(crate) const EVENT_LOG: &str = "events.jsonl";
 pub(crate) const EVENT_STATE: &str = "state.json";

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::BoxError;
 use crate::instance::Session;
 use crate::kind::Instance;
+use crate::record::LastCheckpoint;
 
 /// An instance that does work: what the [`Runner`](super::Runner) runs.
 ///
@@ -63,6 +64,9 @@ pub struct Attempt {
     pub input: Arc<Value>,
     /// How long the attempt may take to end, once it is told to stop.
     pub grace: Duration,
+    /// The last checkpoint of an earlier attempt, also one whose process died: where to go on. None when
+    /// none was written.
+    pub checkpoint: Option<LastCheckpoint>,
     pub(super) stop: CancellationToken,
 }
 

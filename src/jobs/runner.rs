@@ -25,7 +25,7 @@ use crate::blocking;
 use crate::error::{Error, Result};
 use crate::instance::Session;
 use crate::options::Durability;
-use crate::record::{InstanceId, Status};
+use crate::record::{InstanceId, LastCheckpoint, Status};
 use crate::store::Store;
 
 /// How long a job that is told to stop may take, by default.
@@ -403,7 +403,8 @@ impl<J: Job> Work<J> {
         loop {
             made += 1;
             let attempt = begin(&session).await?;
-            let ended = self.attempt(&session, attempt, &input).await;
+            let checkpoint = session.last_checkpoint().await?;
+            let ended = self.attempt(&session, attempt, &input, checkpoint).await;
             let again = matches!(ended, Ended::Failed(_)) && self.retry.retries_after(made);
             let delay = self.retry.delay(made, retry::random());
             conclude(&session, attempt, &ended, again.then_some(delay)).await?;
@@ -425,9 +426,15 @@ impl<J: Job> Work<J> {
     }
 
     /// One attempt, in a task of its own, so that a panic in it is a failure like any other.
-    async fn attempt(&self, session: &Session<J>, number: u32, input: &Arc<Value>) -> Ended {
+    async fn attempt(
+        &self,
+        session: &Session<J>,
+        number: u32,
+        input: &Arc<Value>,
+        checkpoint: Option<LastCheckpoint>,
+    ) -> Ended {
         let stop = CancellationToken::new();
-        let attempt = Attempt { number, input: Arc::clone(input), grace: self.grace, stop: stop.clone() };
+        let attempt = Attempt { number, input: Arc::clone(input), grace: self.grace, checkpoint, stop: stop.clone() };
         let (kind, for_task) = (Arc::clone(self.store.kind()), session.clone());
         let mut task =
             tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { kind.run(for_task, attempt).await }));
@@ -488,6 +495,10 @@ async fn conclude<J: Job>(session: &Session<J>, attempt: u32, ended: &Ended, aga
     let delay_ms = again.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
     session
         .commit(move |tx| {
+            if tx.record().status == Status::Waiting && status == Status::Pending {
+                // It ended while it waited for an answer: the lifecycle puts back what runs.
+                tx.set_status(Status::Running, None)?;
+            }
             tx.set_status(status, error.as_deref())?;
             let mut data = json!({ "attempt": attempt });
             if let Some(error) = &error {

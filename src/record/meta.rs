@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::work::{InputRequest, Work};
 use super::{Alarm, AlarmEntry, Change, InstanceId, Status, strict};
 use crate::error::{Error, Result};
 
@@ -24,6 +25,10 @@ pub(crate) const COUNT_MAX: u64 = 1 << 62;
 /// Most tags of an instance, and the longest key or value, in bytes.
 const MAX_TAGS: usize = 64;
 const MAX_TAG_BYTES: usize = 256;
+
+/// Fields that are there only when there is something in them.
+const CHECKPOINT_SEQ: &str = "checkpoint_seq";
+const INPUT_REQUESTS: &str = "input_requests";
 
 /// The durable record of an instance: one JSON document, `instance.json`.
 ///
@@ -71,6 +76,8 @@ pub struct Record<S> {
     pub schema_version: u32,
     /// The user's document, shared and immutable.
     pub state: Arc<S>,
+    /// The last checkpoint and the input requests, shared and immutable.
+    pub(crate) work: Arc<Work>,
     /// Fields that this version does not know. They survive every rewrite.
     pub(crate) unknown: BTreeMap<String, Box<RawValue>>,
 }
@@ -102,6 +109,7 @@ impl<S> Record<S> {
             alarm: self.alarm,
             schema_version: self.schema_version,
             state: Arc::new(state),
+            work: self.work,
             unknown: self.unknown,
         }
     }
@@ -146,6 +154,12 @@ impl<S> Record<S> {
     pub(crate) fn alarm_entry(&self) -> Option<AlarmEntry> {
         let alarm = self.alarm.as_ref()?;
         Some(AlarmEntry::new(self.id.clone(), self.uid, &self.kind, alarm))
+    }
+
+    /// What the instance asks of people and is not answered yet, in the order in which it was asked.
+    #[must_use]
+    pub fn input_requests(&self) -> Vec<InputRequest> {
+        self.work.open()
     }
 
     /// Checks the tags against their limits.
@@ -253,6 +267,12 @@ impl<S: Serialize> Serialize for Record<S> {
         }
         map.serialize_entry("schema_version", &self.schema_version)?;
         map.serialize_entry("state", &*self.state)?;
+        if let Some(seq) = self.work.checkpoint_seq {
+            map.serialize_entry(CHECKPOINT_SEQ, &seq)?;
+        }
+        if !self.work.requests.is_empty() {
+            map.serialize_entry(INPUT_REQUESTS, &self.work.requests)?;
+        }
         for (key, value) in &self.unknown {
             map.serialize_entry(key, value)?;
         }
@@ -267,6 +287,14 @@ impl<'de> Deserialize<'de> for RawRecord {
         if format > FORMAT {
             return Err(serde::de::Error::custom(format_args!("record format {format} is newer than {FORMAT}")));
         }
+        let work = Work {
+            checkpoint_seq: take_optional(&mut fields, CHECKPOINT_SEQ)?,
+            requests: if fields.contains_key(INPUT_REQUESTS) {
+                take(&mut fields, INPUT_REQUESTS)?
+            } else {
+                BTreeMap::new()
+            },
+        };
         Ok(Self {
             id: take(&mut fields, "instance_id")?,
             uid: take(&mut fields, "uid")?,
@@ -288,6 +316,7 @@ impl<'de> Deserialize<'de> for RawRecord {
             alarm: take_optional(&mut fields, "alarm")?,
             schema_version: take(&mut fields, "schema_version")?,
             state: Arc::new(take(&mut fields, "state")?),
+            work: Arc::new(work),
             unknown: fields,
         })
     }

@@ -11,6 +11,7 @@ mod meta;
 pub(crate) mod migrate;
 mod status;
 pub(crate) mod strict;
+pub(crate) mod work;
 
 pub use alarm::Alarm;
 pub(crate) use alarm::{AlarmEntry, may_be};
@@ -21,3 +22,4 @@ pub use id::InstanceId;
 pub use meta::Record;
 pub(crate) use meta::{COUNT_MAX, Document, FORMAT, RawRecord};
 pub use status::Status;
+pub use work::{Checkpoint, InputRequest, LastCheckpoint};

@@ -538,6 +538,7 @@ fn new_record(instance: usize, uid: Uuid) -> Record<Doc> {
         alarm: None,
         schema_version: 1,
         state: Arc::new(doc(0)),
+        work: Arc::default(),
         unknown: std::collections::BTreeMap::new(),
     }
 }

@@ -62,3 +62,31 @@ pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// What a process says until it is killed, `then` after it has said `first`.
+pub(crate) fn lines_of_a_life(
+    mut child: std::process::Child,
+    said: impl std::io::Read + Send + 'static,
+    first: &'static str,
+    then: Duration,
+) -> TestResult<Vec<String>> {
+    use std::io::{BufRead as _, BufReader};
+    let (begun, begins) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let lines = BufReader::new(said).lines().map_while(Result::ok);
+        let noted = lines.inspect(|line| {
+            if line == first {
+                let _ = begun.send(());
+            }
+        });
+        noted.collect::<Vec<_>>()
+    });
+    let began = begins.recv_timeout(Duration::from_secs(20));
+    // Not a wait for something: the length of a life.
+    std::thread::sleep(then);
+    child.kill()?;
+    child.wait()?;
+    let lines = reader.join().map_err(|_| "the reader panicked")?;
+    began.map_err(|_| format!("it never said {first:?}: {lines:?}"))?;
+    Ok(lines)
+}

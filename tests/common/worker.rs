@@ -271,6 +271,10 @@ async fn perform(store: &mut Option<Store<Counter>>, words: &[&str]) -> TestResu
             opened(store.as_ref())?.get(&id(name)).await?.transition(Status::Running, None).await?;
             Ok(String::new())
         }
+        ["checkpoint", name, step] => {
+            let instance = opened(store.as_ref())?.get(&id(name)).await?;
+            Ok(instance.checkpoint(fiefdom::Checkpoint::new(step)).await?.to_string())
+        }
         ["delete", name] => {
             opened(store.as_ref())?.delete(&id(name)).await?;
             Ok(String::new())

@@ -77,6 +77,9 @@ pub(crate) enum Command {
     Alarm(crate::alarm::Alarm),
     /// List the alarms that wait, the first due first; or take them as they come due
     Alarms(crate::alarm::Alarms),
+    /// Answer what an instance asks
+    #[command(after_help = ANSWER_HELP)]
+    Answer(Answer),
     /// Delete instances with all their files
     Rm(Rm),
     /// Bring jobs and batches that an older version wrote up to date
@@ -130,6 +133,10 @@ Examples:
   fiefdom run jobs.txt
   fiefdom run -j 8 --retries 2 --timeout 5m --batch nightly jobs.txt
   generate-jobs | fiefdom run -"#;
+
+const ANSWER_HELP: &str = r#"`fiefdom show ID` lists what an instance asks, with the JSON schema that an answer must fit.
+
+Example: fiefdom answer build-42 deploy '"yes"'"#;
 
 #[derive(ClapArgs)]
 pub(crate) struct How {
@@ -249,6 +256,17 @@ pub(crate) struct Append {
     /// What there is to say about it
     #[arg(value_name = "JSON", default_value = "null", value_parser = json)]
     pub(crate) data: serde_json::Value,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Answer {
+    /// The instance
+    pub(crate) id: InstanceId,
+    /// The key of what it asks
+    pub(crate) key: String,
+    /// The answer; a text stands in double quotes, as JSON has it
+    #[arg(value_name = "JSON", value_parser = json, allow_negative_numbers = true)]
+    pub(crate) value: serde_json::Value,
 }
 
 #[derive(ClapArgs)]

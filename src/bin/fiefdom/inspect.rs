@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Events, Logs, Ls, Show, unique};
 use crate::failure::{DONE, Failure, WORK};
+use crate::input;
 use crate::output::{Output, age, plain, say, status};
 
 /// How often a log is looked at while it is followed.
@@ -85,6 +86,7 @@ pub(crate) fn show(root: DataRoot, out: Output, args: &Show) -> Result<u8, Failu
     for (key, value) in &record.tags {
         field("tag", plain(&format!("{key}={value}")))?;
     }
+    input::show(&view, out, &record)?;
     field("revision", format!("{} (epoch {}, {} events)", record.revision, record.epoch, record.last_event_seq))?;
     field("directory", view.instance_path(&record.id).display().to_string())?;
     out.line("state")?;

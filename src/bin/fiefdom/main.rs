@@ -9,6 +9,7 @@ mod doctor;
 mod edit;
 mod failure;
 mod gc;
+mod input;
 mod inspect;
 mod migrate;
 mod output;
@@ -64,6 +65,7 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Create(command) => edit::create(root, out, command).await,
         Command::Update(command) => edit::update(root, out, command).await,
         Command::Append(command) => edit::append(root, out, command).await,
+        Command::Answer(command) => input::answer(root, out, command).await,
         Command::Rm(command) => edit::remove(root, out, command).await,
         Command::Alarm(command) => alarm::alarm(root, out, command).await,
         Command::Alarms(command) => alarm::alarms(root, out, command).await,
