@@ -369,7 +369,7 @@ async fn migrate_in_a_process() -> TestResult {
     Ok(())
 }
 
-/// The number of instances is FIEFDOM_TEST_MIGRATIONS.
+/// The number of instances is `FIEFDOM_TEST_MIGRATIONS`.
 #[tokio::test]
 async fn a_run_that_is_killed_again_and_again_finishes_in_the_end() -> TestResult {
     let total: usize = std::env::var("FIEFDOM_TEST_MIGRATIONS").map_or(Ok(200), |n| n.parse())?;
