@@ -137,12 +137,11 @@ impl Migration {
         // Whoever has a commit that is not in its file yet looks older than it is.
         store.flush().await?;
         let (view, engine) = (store.view(), Arc::clone(store.engine()));
-        let ids = match &self.only {
-            Some(ids) => ids.clone(),
-            None => {
-                let view = view.clone();
-                blocking::run(move || view.ids()).await?
-            }
+        let ids = if let Some(ids) = &self.only {
+            ids.clone()
+        } else {
+            let view = view.clone();
+            blocking::run(move || view.ids()).await?
         };
         let total = ids.len();
         let at_once = AT_ONCE.min(engine.ground.options.activations_at_once).max(1);

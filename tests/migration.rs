@@ -94,8 +94,11 @@ async fn write_v1(root: &Path, notes: &[(&str, &str)]) -> TestResult {
     Ok(())
 }
 
-/// Every file under a directory: its bytes, when it was written, and which file it is.
-fn snapshot(dir: &Path) -> TestResult<BTreeMap<PathBuf, (Vec<u8>, i64, i64, u64)>> {
+/// The bytes of a file, when it was written, and which file it is.
+type Look = (Vec<u8>, i64, i64, u64);
+
+/// Every file under a directory.
+fn snapshot(dir: &Path) -> TestResult<BTreeMap<PathBuf, Look>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -369,7 +372,7 @@ async fn migrate_in_a_process() -> TestResult {
     Ok(())
 }
 
-/// The number of instances is FIEFDOM_TEST_MIGRATIONS.
+/// The number of instances is `FIEFDOM_TEST_MIGRATIONS`.
 #[tokio::test]
 async fn a_run_that_is_killed_again_and_again_finishes_in_the_end() -> TestResult {
     let total: usize = std::env::var("FIEFDOM_TEST_MIGRATIONS").map_or(Ok(200), |n| n.parse())?;

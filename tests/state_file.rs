@@ -372,7 +372,7 @@ async fn add_in_a_process() -> TestResult {
     Ok(())
 }
 
-/// The number of processes is FIEFDOM_TEST_STATE_FILE_PROCESSES.
+/// The number of processes is `FIEFDOM_TEST_STATE_FILE_PROCESSES`.
 #[tokio::test]
 async fn a_hundred_processes_that_add_one_each_end_at_a_hundred() -> TestResult {
     let number: u64 = std::env::var("FIEFDOM_TEST_STATE_FILE_PROCESSES").map_or(Ok(100), |n| n.parse())?;
@@ -386,7 +386,7 @@ async fn a_hundred_processes_that_add_one_each_end_at_a_hundred() -> TestResult 
     Ok(())
 }
 
-/// The number of kills is FIEFDOM_TEST_STATE_FILE_KILLS.
+/// The number of kills is `FIEFDOM_TEST_STATE_FILE_KILLS`.
 #[tokio::test]
 async fn a_kill_in_the_middle_tears_nothing_and_loses_nothing_acknowledged() -> TestResult {
     let kills: u64 = std::env::var("FIEFDOM_TEST_STATE_FILE_KILLS").map_or(Ok(20), |n| n.parse())?;

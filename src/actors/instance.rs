@@ -224,8 +224,9 @@ impl<I: Instance> InstanceActor<I> {
                     core.publish(Arc::clone(&record));
                     changes.publish(|| record.change(false));
                 }
-                answer(&reply, outcome.map(|()| applied));
+                // First the place: whoever has the answer may ask that the instance is let go.
                 drop(permit);
+                answer(&reply, outcome.map(|()| applied));
             })
         };
         match self.log.submit(to_commit(&self.core, state.generation, sealed, durability, done)) {

@@ -79,10 +79,12 @@ fn is_uuid(word: &str) -> bool {
 fn documents(name: &str, bytes: &[u8]) -> Vec<Value> {
     let parse = |bytes: &[u8]| serde_json::from_slice(bytes).ok();
     let is_journal = name.contains("/journal-");
-    match name {
+    let extension = Path::new(name).extension().and_then(|e| e.to_str());
+    match extension {
         _ if is_journal => bytes.split(|b| *b == b'\n').filter_map(|line| parse(line.get(9..)?)).collect(),
-        _ if name.ends_with(".jsonl") => bytes.split(|b| *b == b'\n').filter_map(parse).collect(),
-        _ if name.ends_with(".json") || name.ends_with("/lock") => parse(bytes).into_iter().collect(),
+        Some("jsonl") => bytes.split(|b| *b == b'\n').filter_map(parse).collect(),
+        Some("json") => parse(bytes).into_iter().collect(),
+        _ if name.ends_with("/lock") => parse(bytes).into_iter().collect(),
         _ => Vec::new(),
     }
 }

@@ -162,16 +162,16 @@ impl Tally {
         let Self { migrated, current, locked, failed, unknown, .. } = self;
         let kinds: Vec<String> = self.unknown_kinds.into_iter().collect();
         let verb = if self.dry_run { "can be migrated" } else { "migrated" };
-        let mut text = format!("{migrated} {verb}, {current} current");
+        let mut parts = vec![format!("{migrated} {verb}"), format!("{current} current")];
         for (number, what) in [(locked, "locked"), (failed, "failed")] {
             if number > 0 {
-                text += &format!(", {number} {what}");
+                parts.push(format!("{number} {what}"));
             }
         }
         if unknown > 0 {
-            text += &format!(", {unknown} left to the programs that know their kinds ({})", kinds.join(", "));
+            parts.push(format!("{unknown} left to the programs that know their kinds ({})", kinds.join(", ")));
         }
-        self.out.line(text)?;
+        self.out.line(parts.join(", "))?;
         self.out.document(&json!({
             "dry_run": self.dry_run,
             "migrated": migrated,
