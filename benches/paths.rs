@@ -285,10 +285,7 @@ fn runs(c: &mut Criterion) {
                     let store = Store::open(dir.path(), CommandJob).await.unwrap();
                     let input = json!(CommandInput::new("true"));
                     let item = |n| BatchItem::new(InstanceId::new(&format!("job-{n}")).unwrap(), input.clone());
-                    let batch =
-                        Batch::create(&store, (0..JOBS).map(item).collect::<Vec<_>>())
-                            .await
-                            .unwrap();
+                    let batch = Batch::create(&store, (0..JOBS).map(item).collect::<Vec<_>>()).await.unwrap();
                     let summary = Runner::new(store.clone()).concurrency(2).run(&batch, |_| {}).await.unwrap();
                     assert!(summary.all_succeeded());
                     store.shutdown().await.unwrap();

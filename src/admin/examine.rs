@@ -529,7 +529,11 @@ impl<'a> Look<'a> {
             if item.is_none() || (jobs && id.is_none()) {
                 bad += 1;
                 if bad <= FINDINGS_PER_FILE {
-                    self.damage(&path, Some(line.offset), format!("line {count} is no {} of a batch", if jobs { "job" } else { "item" }));
+                    self.damage(
+                        &path,
+                        Some(line.offset),
+                        format!("line {count} is no {} of a batch", if jobs { "job" } else { "item" }),
+                    );
                 }
             }
         }

@@ -39,8 +39,8 @@ use results::Mark;
 use state::{BatchKind, BatchState, Open, Place, set_running, settle};
 
 pub use claim::Claim;
-pub use job::BatchItem;
 pub(super) use job::BATCH_TAG;
+pub use job::BatchItem;
 pub use results::{ItemOutcome, ItemResult, ResultPage};
 pub(super) use runs::{JobDone, Listed};
 pub use state::Usage;
@@ -469,7 +469,10 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     ) -> Result<()> {
         let open = claim.ticket.open;
         if !Arc::ptr_eq(&claim.ticket.shared, &self.shared) {
-            return refuse(format!("item {} was handed out by another batch, or before this store was opened", open.place.index));
+            return refuse(format!(
+                "item {} was handed out by another batch, or before this store was opened",
+                open.place.index
+            ));
         }
         let _slot = self.slot().await?;
         let change = move |tx: &mut Transaction<BatchState>| {
