@@ -168,7 +168,7 @@ fn the_batch_that_crashes_half_way_is_finished_by_the_next_run() -> TestResult {
     assert_eq!(second[0], "3 of 8 are done, 1 interrupted");
     assert_eq!(second[1], "The ledger: attempt 2", "it is the first that is taken");
     assert_eq!(second.iter().filter(|line| line.ends_with(": attempt 1")).count(), 4, "{second:#?}");
-    assert!(second.contains(&"chapter 4: The ledger in 44 words".into()), "{second:#?}");
+    assert!(second.contains(&"chapter 4: \"The ledger in 44 words\"".into()), "{second:#?}");
     assert_eq!(second.last().map(String::as_str), Some("done: true, tokens: 36600"));
     assert_eq!(record(root.path(), "chapters")?["status"], "succeeded");
 

@@ -235,6 +235,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
         instance: InstanceRef<BatchKind>,
         items: impl Iterator<Item = T> + Send + 'static,
     ) -> Result<Self> {
+        // Whether an instance of a job's id exists is looked up in the files.
+        store.flush().await?;
         let mut checks = Checks::new(instance.id().clone(), Some(store.view()));
         let (live, permit) = instance.admitted().await?;
         let (total, bytes) = blocking::run(move || {

@@ -328,8 +328,8 @@ impl<J: Job> Work<J> {
     }
 
     async fn take_jobs(&self, tell: &mpsc::Sender<JobReport>) -> Result<()> {
-        while !self.stop.is_cancelled() {
-            let Some(claim) = self.batch.next().await? else { break };
+        let mut next = self.next().await?;
+        while let Some(claim) = next {
             if self.stop.is_cancelled() {
                 break;
             }
@@ -342,12 +342,19 @@ impl<J: Job> Work<J> {
                 Err(error) if concerns_one_instance(&error) => self.failed(item, &error),
                 other => other?,
             };
-            self.mark(&claim, &report).await?;
+            // Together they wait for the log once.
+            let (marked, taken) = tokio::join!(self.mark(&claim, &report), self.next());
+            marked?;
             if tell.send(report).await.is_err() {
                 break;
             }
+            next = taken?;
         }
         Ok(())
+    }
+
+    async fn next(&self) -> Result<Option<Claim<BatchItem>>> {
+        if self.stop.is_cancelled() { Ok(None) } else { self.batch.next().await }
     }
 
     /// Notes in the batch what became of a job. The job's own record says it too, and is on disk: a

@@ -18,8 +18,10 @@ use crate::instance::KeepAwake;
 /// Operations of one batch under way at once; more wait. Below what an instance takes by default.
 const AT_ONCE: usize = 64;
 
+type Key = (Uuid, Uuid);
+
 /// Every batch that has a handle in this process, by its writer and its uid.
-static SHARED: Mutex<Vec<((Uuid, Uuid), Weak<Shared>)>> = Mutex::new(Vec::new());
+static SHARED: Mutex<Vec<(Key, Weak<Shared>)>> = Mutex::new(Vec::new());
 
 /// What the handles on one batch share.
 #[derive(Debug)]
