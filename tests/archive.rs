@@ -200,7 +200,7 @@ async fn an_export_from_beside_the_owner_is_one_commit() -> TestResult {
     for nth in 0.. {
         match view.export(&id("a"), Vec::new()) {
             // The name of a new instance comes before its record.
-            Err(Error::NotFound { .. }) => continue,
+            Err(Error::NotFound { .. }) => {}
             other_outcome => {
                 let value = counted(&other, other_outcome?.0, &format!("b{nth}")).await?;
                 seen.insert(value);
@@ -286,7 +286,7 @@ fn hostile() -> Vec<(&'static str, Vec<Raw>, &'static str)> {
     let pax = |text: &[u8]| Raw::named(b"pax", EntryType::XHeader, text);
     let after = |first: Raw| vec![first, Raw::new("instance/short", Regular, b"x")];
     let mut with_content = Raw::link("instance/l", Symlink, "x");
-    (with_content.data, with_content.header) = (vec![1; 512], with_content.header);
+    with_content.data = vec![1; 512];
     with_content.header.set_size(512);
     let mut huge = Raw::new("instance/huge", Regular, b"");
     huge.header.set_size(1 << 60);
@@ -336,15 +336,7 @@ fn hostile() -> Vec<(&'static str, Vec<Raw>, &'static str)> {
             "too long",
         ),
         ("a path that is too long", after(long(EntryType::GNULongName, &[b'n'; 5000])), "larger than"),
-        (
-            "a path that is too deep",
-            file(&deep.replace("/d", "/")[..8].to_owned().clone())
-                .into_iter()
-                .take(0)
-                .chain(after(long(EntryType::GNULongName, deep.as_bytes())))
-                .collect(),
-            "deep",
-        ),
+        ("a path that is too deep", after(long(EntryType::GNULongName, deep.as_bytes())), "deep"),
         ("a long name over a plain one", after(long(EntryType::GNULongName, b"/etc/passwd")), "is not below instance/"),
         ("a NUL in a long name", after(long(EntryType::GNULongName, b"instance/a\0b")), "NUL"),
         (
@@ -407,6 +399,10 @@ async fn each_hostile_archive_is_refused_with_its_reason_and_leaves_nothing_behi
     Ok(())
 }
 
+fn first_line(text: &str) -> String {
+    text.split_inclusive('\n').take(1).collect()
+}
+
 /// Replaces the text of an entry.
 fn with(good: &[Raw], name: &str, change: impl Fn(String) -> String) -> TestResult<Vec<u8>> {
     let mut all = good.to_vec();
@@ -453,16 +449,8 @@ async fn an_archive_whose_parts_do_not_belong_together_is_refused() -> TestResul
             with(&good, "export.json", |text| text.replace("\"a\"", "\"../a\""))?,
             "export.json in it is wrong",
         ),
-        (
-            "a missing event",
-            with(&good, events, |text| text.lines().take(1).map(|l| format!("{l}\n")).collect())?,
-            "events end at 1",
-        ),
-        (
-            "an event twice",
-            with(&good, events, |text| text.lines().take(1).map(|l| format!("{l}\n{l}\n")).collect())?,
-            "does not belong here",
-        ),
+        ("a missing event", with(&good, events, |text| first_line(&text))?, "events end at 1"),
+        ("an event twice", with(&good, events, |text| first_line(&text).repeat(2))?, "does not belong here"),
         ("a torn event", with(&good, events, |text| format!("{text}{{\"seq\":3"))?, "not complete"),
     ];
     for (name, bytes, reason) in cases {
