@@ -62,6 +62,7 @@ fn kinds(view: &View, name: &str) -> TestResult<Vec<String>> {
     Ok(view.events(&id(name), 1)?.into_iter().map(|event| event.kind).collect())
 }
 
+#[allow(clippy::needless_pass_by_value)] // What a call returned goes straight in.
 fn why(outcome: fiefdom::Result<Value>) -> Option<Unanswered> {
     match outcome {
         Err(Error::NotAnswered { why, .. }) => Some(why),
@@ -536,7 +537,7 @@ async fn a_kill_at_a_random_moment_loses_no_question_and_no_answer() -> TestResu
                     assert_eq!(what, "asked", "the answer is lost: {line}");
                 }
             }
-            assert_eq!(in_file(root.path(), "a", &key).is_some_and(|file| file["key"] == key), true, "{line}: no file");
+            assert!(in_file(root.path(), "a", &key).is_some_and(|file| file["key"] == key), "{line}: no file");
             questions += u64::from(what == "asked");
             answers += u64::from(what == "answered");
         }

@@ -71,22 +71,22 @@ pub(crate) fn lines_of_a_life(
     then: Duration,
 ) -> TestResult<Vec<String>> {
     use std::io::{BufRead as _, BufReader};
-    let (begun, begins) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
         let lines = BufReader::new(said).lines().map_while(Result::ok);
         let noted = lines.inspect(|line| {
             if line == first {
-                let _ = begun.send(());
+                let _ = tell.send(());
             }
         });
         noted.collect::<Vec<_>>()
     });
-    let began = begins.recv_timeout(Duration::from_secs(20));
+    let first_came = told.recv_timeout(Duration::from_secs(20));
     // Not a wait for something: the length of a life.
     std::thread::sleep(then);
     child.kill()?;
     child.wait()?;
     let lines = reader.join().map_err(|_| "the reader panicked")?;
-    began.map_err(|_| format!("it never said {first:?}: {lines:?}"))?;
+    first_came.map_err(|_| format!("it never said {first:?}: {lines:?}"))?;
     Ok(lines)
 }
