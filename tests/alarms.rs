@@ -345,9 +345,9 @@ async fn keep_setting(store: Store<Counter>, life: u64, lane: u64) -> Result<(),
     Ok(())
 }
 
-fn start(root: &Path, life: u64) -> TestResult<Child> {
+fn start(what: &str, root: &Path, life: u64) -> TestResult<Child> {
     let child = Command::new(std::env::current_exe()?)
-        .args(["be_a_worker", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .args([what, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
         .env("FIEFDOM_TEST_ROOT", root)
         .env("FIEFDOM_TEST_LIFE", life.to_string())
         .stdout(Stdio::piped())
@@ -358,7 +358,7 @@ fn start(root: &Path, life: u64) -> TestResult<Child> {
 
 /// What the process said before it was killed, some time after it had the root open.
 fn live_and_die(root: &Path, life: u64, length: Duration) -> TestResult<Vec<String>> {
-    let mut child = start(root, life)?;
+    let mut child = start("be_a_worker", root, life)?;
     let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines().map_while(Result::ok);
     let opened = lines.by_ref().any(|line| line == "open");
     let reader = std::thread::Builder::new().spawn(move || lines.collect::<Vec<_>>())?;
@@ -455,6 +455,34 @@ async fn the_alarm_of_a_process_that_dies_comes_in_one_that_lives() -> TestResul
         left.remove(due.id().as_str());
         due.done().await?;
     }
+    Ok(store.shutdown().await?)
+}
+
+/// Sets an alarm that only the log has, and waits to be killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "started by another test"]
+async fn set_one_alarm_in_the_log() -> TestResult {
+    let slow = options(|o| o.materialise_within = Duration::from_secs(3600));
+    let store = Store::open_with(std::env::var("FIEFDOM_TEST_ROOT")?, Counter, slow).await?;
+    let it = store.create(NewInstance::with_id(id("a"))).await?;
+    it.set_alarm(soon(), "from the log").await?;
+    println!("\nset");
+    std::future::pending().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alarm_that_only_the_log_of_a_dead_process_has_comes_in_one_that_lives() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = Store::open(root.path(), Counter).await?;
+    let mut child = start("set_one_alarm_in_the_log", root.path(), 0)?;
+    let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line == "set"));
+    child.kill()?;
+    child.wait()?;
+    assert_eq!(entries(root.path()), NOTHING, "the test shows nothing");
+    let due = next(&mut store.alarms()).await?;
+    assert_eq!(due.payload::<String>()?, "from the log");
+    due.done().await?;
     Ok(store.shutdown().await?)
 }
 
