@@ -23,7 +23,7 @@ const KILLS: u64 = 24;
 const NOTHING: [&str; 0] = [];
 
 fn soon() -> DateTime<Utc> {
-    Utc::now() + TimeDelta::milliseconds(20)
+    Utc::now() + TimeDelta::milliseconds(100)
 }
 
 fn later() -> DateTime<Utc> {
@@ -102,8 +102,9 @@ async fn alarms_come_in_the_order_in_which_they_are_due() -> TestResult {
 async fn an_alarm_that_came_due_while_nothing_ran_comes_at_the_next_open() -> TestResult {
     let root = tempfile::tempdir()?;
     let store = Store::open(root.path(), Counter).await?;
+    let it = store.create(NewInstance::with_id(id("a"))).await?;
     let at = soon();
-    store.create(NewInstance::with_id(id("a"))).await?.set_alarm(at, "hello").await?;
+    it.set_alarm(at, "hello").await?;
     store.shutdown().await?;
     drop(store);
     eventually("it is due", || Utc::now() > at).await;
