@@ -33,11 +33,19 @@ async fn a_caller_that_has_its_reply_finds_its_commit_in_the_feed() -> TestResul
     let root = tempfile::tempdir()?;
     let store = Store::open(root.path(), Counter).await?;
     let mut changes = store.changes();
+    let mut all: Vec<Change> = Vec::new();
+    let mut look = |commits| {
+        all.extend(taken(&mut changes).into_iter().flatten());
+        assert_eq!(all.len(), commits, "the caller has its reply");
+    };
     let it = store.create(NewInstance::with_id(id("a"))).await?;
+    look(1);
     it.transition(Status::Running, None).await?;
+    look(2);
     it.append("seen", 1).await?;
+    look(3);
     store.delete(&id("a")).await?;
-    let all: Vec<Change> = taken(&mut changes).into_iter().collect::<Result<_, _>>()?;
+    look(4);
     let told: Vec<_> = all.iter().map(|c| (c.revision, c.status, c.last_event_seq, c.created, c.deleted)).collect();
     assert_eq!(
         told,
