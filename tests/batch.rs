@@ -562,11 +562,11 @@ fn a_kill_at_any_moment_loses_no_item_and_marks_none_twice() -> TestResult {
     let (mut said, mut lives) = (Said::default(), 0);
     while !said.done {
         let mut child = start_workers(root.path(), items)?;
-        let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+        let mut output = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // Killed after so many lines: the moment does not depend on how fast this machine is.
         let mut left = if lives < kills { Some((random >> 33) % 160) } else { None };
-        while let Some(line) = lines.next().transpose()? {
+        while let Some(line) = output.next().transpose()? {
             said.note(&line)?;
             left = left.map(|left| left.saturating_sub(1));
             if left == Some(0) {
