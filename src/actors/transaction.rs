@@ -115,15 +115,15 @@ impl<S: Clone + Serialize> Transaction<S> {
 
     /// Wakes the instance at `at`, in the place of the alarm that it may have: an instance has one.
     /// It is durable with this commit, and comes out of [`Store::alarms`](crate::Store::alarms) at
-    /// least once, also when it came due while nothing ran. `at` is rounded up to milliseconds.
+    /// least once, also when it came due while nothing ran. `at` is rounded up to milliseconds; a time that
+    /// has passed is due at once.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`](crate::Error::InvalidInput) for a time that has passed, or after the
-    /// year 9999; [`Error::Unserializable`](crate::Error::Unserializable) for a payload that JSON
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) for a time after the year 9999; [`Error::Unserializable`](crate::Error::Unserializable) for a payload that JSON
     /// cannot hold, [`Error::TooLarge`](crate::Error::TooLarge) for one of more than 64 KiB.
     pub fn set_alarm<T: Serialize + ?Sized>(&mut self, at: DateTime<Utc>, payload: &T) -> Result<()> {
-        self.draft.alarm = Some(Alarm::new(at, self.at, self.draft.revision + 1, payload)?);
+        self.draft.alarm = Some(Alarm::new(at, self.draft.revision + 1, payload)?);
         self.touched = true;
         Ok(())
     }

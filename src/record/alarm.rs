@@ -40,17 +40,10 @@ impl Alarm {
         })
     }
 
-    /// Checks the time and the payload. `now` is the time of the commit that sets it.
-    pub(crate) fn new<T: Serialize + ?Sized>(
-        at: DateTime<Utc>,
-        now: DateTime<Utc>,
-        revision: u64,
-        payload: &T,
-    ) -> Result<Self> {
+    /// Checks the time and the payload. A time that has passed is due at once.
+    pub(crate) fn new<T: Serialize + ?Sized>(at: DateTime<Utc>, revision: u64, payload: &T) -> Result<Self> {
         let refuse = |reason| Err(Error::InvalidInput { what: "alarm", reason });
-        if at <= now {
-            return refuse(format!("{at} has passed; do the work at once, or set a later time"));
-        }
+        let at = at.max(DateTime::UNIX_EPOCH);
         // Up, so that it never comes early.
         let whole = at.trunc_subsecs(3);
         let at = if whole < at { whole.checked_add_signed(Duration::milliseconds(1)).unwrap_or(whole) } else { at };
@@ -114,7 +107,7 @@ mod tests {
     fn an_alarm_is_due_in_whole_milliseconds_and_never_early() {
         let now = DateTime::UNIX_EPOCH;
         let at = now + Duration::nanoseconds(1_000_001);
-        let alarm = Alarm::new(at, now, 1, &7).expect("an alarm");
+        let alarm = Alarm::new(at, 1, &7).expect("an alarm");
         assert_eq!(alarm.at.timestamp_millis(), 2);
         assert_eq!(Alarm::new(alarm.at, now, 1, &7).expect("an alarm").at, alarm.at);
     }
@@ -132,13 +125,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_an_alarm_is_refused_with_the_reason() {
-        let now = DateTime::UNIX_EPOCH;
-        let later = now + Duration::seconds(1);
-        let past = Alarm::new(now, now, 1, &()).expect_err("the past").to_string();
-        assert!(past.contains("has passed"), "{past}");
-        assert!(Alarm::new(DateTime::<Utc>::MAX_UTC, now, 1, &()).is_err());
-        assert!(matches!(Alarm::new(later, now, 1, &f64::NAN), Err(Error::Unserializable { .. })));
+        let at = DateTime::UNIX_EPOCH;
+        assert!(Alarm::new(DateTime::<Utc>::MAX_UTC, 1, &()).is_err());
+        assert_eq!(Alarm::new(DateTime::<Utc>::MIN_UTC, 1, &()).map(|alarm| alarm.at).ok(), Some(at));
+        assert!(matches!(Alarm::new(at, 1, &f64::NAN), Err(Error::Unserializable { .. })));
         let long = "x".repeat(PAYLOAD_BYTES);
-        assert!(matches!(Alarm::new(later, now, 1, &long), Err(Error::TooLarge { limit: 65_536, .. })));
+        assert!(matches!(Alarm::new(at, 1, &long), Err(Error::TooLarge { limit: 65_536, .. })));
     }
 }

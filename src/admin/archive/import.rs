@@ -102,6 +102,11 @@ fn settle(
     events.sync(tree)?;
     let bytes = record.pretty().map_err(|e| crate::record::json::unserializable("record", &e))?;
     atomic::replace(tree, layout::RECORD, &bytes, Sync::Yes)?;
+    if let Some(alarm) = record.alarm_entry() {
+        // An entry without an instance is harmless; an alarm without an entry would not come.
+        by.root.alarms.add(&by.root.internal, &alarm)?;
+        by.root.alarms.sync(&by.root.internal)?;
+    }
     Ok(Imported { instance_id: record.id, uid: record.uid, revision: record.revision, origin })
 }
 

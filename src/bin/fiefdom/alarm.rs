@@ -44,6 +44,9 @@ pub(crate) struct Alarms {
 pub(crate) async fn alarm(root: DataRoot, out: Output, args: Alarm) -> Result<u8, Failure> {
     let Alarm { id, at, after, clear, payload } = args;
     need_root(&root, &id)?;
+    if let Some(at) = at.filter(|at| *at <= Utc::now()) {
+        return Err(Failure::Usage(format!("{at} has passed; set a later time")));
+    }
     let too_long = || Failure::Usage("--in is too long; give a shorter time".into());
     let after = after.map(|after| TimeDelta::from_std(after).map_err(|_| too_long())).transpose()?;
     if after.is_some_and(|after| Utc::now().checked_add_signed(after).is_none()) {
