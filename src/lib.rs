@@ -12,6 +12,7 @@
 mod actors;
 mod admin;
 mod blocking;
+pub mod control;
 mod disk;
 mod engine;
 mod error;

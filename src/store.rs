@@ -130,6 +130,10 @@ impl<I: Instance> Store<I> {
         Store::on(Arc::clone(&self.engine), kind).await
     }
 
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// The kind.
     #[must_use]
     pub fn kind(&self) -> &Arc<I> {

@@ -18,6 +18,7 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// Below a writer's directory.
 pub(crate) const WRITER_LOCK: &str = "lock";
+pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 
 /// Below an instance's directory.
 pub(crate) const RECORD: &str = "instance.json";

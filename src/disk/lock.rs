@@ -190,6 +190,7 @@ fn remove_writer(root: &Root, dir: &Dir, name: &str) -> Result<()> {
     for number in segments(dir)? {
         dir.remove_file(&layout::journal_segment(number))?;
     }
+    dir.remove_file(layout::CONTROL_SOCKET)?;
     dir.sync()?;
     dir.remove_file(layout::WRITER_LOCK)?;
     remove_emptied(root, name)?;

@@ -12,3 +12,4 @@ pub(crate) mod lock;
 pub(crate) mod model;
 pub(crate) mod quarantine;
 pub(crate) mod root;
+pub(crate) mod socket;
