@@ -14,11 +14,14 @@ mod wire;
 use std::time::Duration;
 
 use client::Asked;
+use tokio::sync::watch;
+
 pub use operation::{Change, Done, Operation};
 pub(crate) use operation::{lost_key, merge_patch};
 pub(crate) use server::Server;
 pub(crate) use wire::WireDone;
 
+use crate::actors::instance::Attendance;
 use crate::error::{Error, Owner, Result};
 use crate::instance::InstanceRef;
 use crate::kind::Instance;
@@ -122,9 +125,11 @@ impl<I: Instance> InstanceRef<I> {
         live.perform(Operation::Unpause, permit).await.map(drop)
     }
 
-    /// Follows the durable status of the instance, as long as it is live.
-    pub(crate) async fn follow_status(&self) -> Result<tokio::sync::watch::Receiver<Status>> {
-        Ok(self.admitted().await?.0.core.status())
+    /// Says that whoever calls this works on the instance, acts on a request to stop it, and follows
+    /// its durable status, until what is returned first is dropped.
+    pub(crate) async fn attend(&self) -> Result<(Attendance<I::State>, watch::Receiver<Status>)> {
+        let (live, _permit) = self.admitted().await?;
+        Ok((live.core.attend(), live.core.status()))
     }
 }
 

@@ -72,12 +72,34 @@ pub(crate) enum Command {
     /// Append an event to an instance
     #[command(after_help = r#"Example: fiefdom append build-42 step.done '{"step":1}'"#)]
     Append(Append),
+    /// Call instances off: whoever works on one is asked to stop, in whichever process
+    #[command(after_help = CANCEL_HELP)]
+    Cancel(Cancel),
+    /// Hold instances: the processes of a job are stopped, and the clock of its timeout
+    #[command(after_help = PAUSE_HELP)]
+    Pause(Instances),
+    /// Let instances go on after a pause
+    #[command(after_help = "Example: fiefdom unpause build-42")]
+    Unpause(Instances),
     /// Delete instances with all their files
     Rm(Rm),
     /// Check every file of the store
     #[command(after_help = "Exit codes: 0 healthy (there may be notes), 1 damage (left), 5 the root cannot be read")]
     Doctor(Doctor),
 }
+
+const CANCEL_HELP: &str =
+    "A process that runs the instance is told, and its jobs are ended; without one the status becomes \
+cancelled at once.
+
+Examples:
+  fiefdom cancel build-42
+  fiefdom cancel --wait nightly-1 nightly-2";
+
+const PAUSE_HELP: &str =
+    "A pause outlives the process that runs the job: `fiefdom resume` waits with it until it is unpaused.
+
+Example: fiefdom pause build-42 && fiefdom show build-42 && fiefdom unpause build-42";
 
 const RUN_HELP: &str = r#"A line of FILE is a shell command, or a JSON object:
   {"id":"fetch-1","cmd":"curl -fsS $URL -o page","env":{"URL":"https://example.org"},"tags":{"kind":"fetch"}}
@@ -207,6 +229,23 @@ pub(crate) struct Append {
     /// What there is to say about it
     #[arg(value_name = "JSON", default_value = "null", value_parser = json)]
     pub(crate) data: serde_json::Value,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Cancel {
+    /// Wait until whoever was asked to stop has stopped
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+    /// The instances
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<InstanceId>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Instances {
+    /// The instances
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<InstanceId>,
 }
 
 #[derive(ClapArgs)]

@@ -3,6 +3,7 @@
 //! Everything here goes through the library's public interface.
 
 mod args;
+mod control;
 mod doctor;
 mod edit;
 mod failure;
@@ -13,6 +14,7 @@ mod run;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use fiefdom::control::Operation;
 use tracing_subscriber::filter::LevelFilter;
 
 use args::{Args, Command};
@@ -60,6 +62,9 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Create(command) => edit::create(root, out, command).await,
         Command::Update(command) => edit::update(root, out, command).await,
         Command::Append(command) => edit::append(root, out, command).await,
+        Command::Cancel(command) => control::cancel(root, out, command).await,
+        Command::Pause(command) => control::each(root, out, command.ids, &Operation::Pause).await,
+        Command::Unpause(command) => control::each(root, out, command.ids, &Operation::Unpause).await,
         Command::Rm(command) => edit::remove(root, out, command).await,
         Command::Ls(command) => inspect::list(root, out, &command),
         Command::Show(command) => inspect::show(root, out, &command),
