@@ -12,7 +12,7 @@ use super::stream;
 use super::wire::{self, Answer, Request, WireDone};
 use crate::blocking;
 use crate::disk::root::Root;
-use crate::disk::socket;
+use crate::disk::{lock, socket};
 use crate::error::{Error, Owner, Result};
 use crate::record::InstanceId;
 
@@ -27,8 +27,8 @@ const ANSWER_BYTES: usize = 64 << 20;
 
 /// What came of asking.
 pub(super) enum Asked {
-    /// It is done, by this writer.
-    Done(WireDone, String),
+    /// It is done, by this process if that is known.
+    Done(WireDone, Option<Owner>),
     /// Nobody who was asked has the instance.
     Nobody,
     /// The owner died, or hung up, after it had the request.
@@ -73,7 +73,11 @@ pub(super) async fn ask(
             Err(_) => return Err(silent(id)),
             Ok(Err(Broken::Before)) => {}
             Ok(Err(Broken::After)) => return Ok(Asked::Lost),
-            Ok(Ok(Answer::Done(done))) => return Ok(Asked::Done(done, writer)),
+            Ok(Ok(Answer::Done(done))) => {
+                let owner = blocking::run(move || lock::owner_named(&root, &writer)).await;
+                // It is done, whatever can be read.
+                return Ok(Asked::Done(done, owner.ok().flatten()));
+            }
             Ok(Ok(Answer::Refused(error))) => return Err(error.into_error(id)),
             Ok(Ok(Answer::Elsewhere)) => {}
             Ok(Ok(Answer::Unsupported { .. })) => return Ok(Asked::Unsupported),

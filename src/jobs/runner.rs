@@ -33,6 +33,10 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Most reports of failed jobs that a summary holds: it bounds memory, the count goes on.
 const REPORTS: usize = 10_000;
 
+/// How often, and how long apart, it is tried to use an instance that another process has locked.
+const LOCKED_TRIES: u32 = 20;
+const LOCKED_PAUSE: Duration = Duration::from_millis(50);
+
 /// Longest reason that is kept, in characters.
 const REASON_CHARS: usize = 300;
 
@@ -313,11 +317,22 @@ impl<J: Job> Work<J> {
         }
     }
 
+    /// The instance of a job. A command that pauses or changes it may have it locked for a moment.
+    async fn session(&self, item: &BatchItem) -> Result<Session<J>> {
+        for _ in 0..LOCKED_TRIES {
+            // The commit that begins the first attempt makes it durable.
+            let new = item.to_new(&self.batch).durability(Durability::Os);
+            match self.store.get_or_create(new).await {
+                Err(Error::Locked { .. }) => tokio::time::sleep(LOCKED_PAUSE).await,
+                other => return other,
+            }
+        }
+        self.store.get_or_create(item.to_new(&self.batch).durability(Durability::Os)).await
+    }
+
     async fn job(&self, item: &BatchItem) -> Result<JobReport> {
         let begun = Instant::now();
-        // The commit that begins the first attempt makes it durable.
-        let new = item.to_new(&self.batch).durability(Durability::Os);
-        let session = self.store.get_or_create(new).await?;
+        let session = self.session(item).await?;
         let report = |outcome, attempt, error| JobReport {
             id: item.id.clone(),
             outcome,
