@@ -14,8 +14,10 @@ use crate::actors::registry::{Admitted, Occupant, Opener, Registry, RegistryMsg}
 use crate::actors::transaction::{Stamp, Transaction};
 use crate::actors::{Admission, Permit, Queued};
 use crate::blocking;
+use crate::control::{Operation, Server, WireDone};
 use crate::disk::lock::Writer;
 use crate::disk::root::Root;
+use crate::disk::socket;
 use crate::error::{Error, Result};
 use crate::kind::Instance;
 use crate::log::activate::{self, Activated};
@@ -29,6 +31,8 @@ pub(crate) struct Engine {
     pub(crate) ground: Arc<Ground>,
     registry: ActorRef<RegistryMsg>,
     queued: Arc<AtomicUsize>,
+    /// Hears what other processes ask for.
+    server: Option<Server>,
 }
 
 /// What is below the actors.
@@ -42,17 +46,21 @@ impl Engine {
     /// Opens the root, recovers what dead writers left, and starts the threads and the registry.
     pub(crate) async fn open(root: DataRoot, mut options: Options) -> Result<Arc<Self>> {
         options.live_instances = options.live_instances.min(half_of_open_files()).max(1);
-        let ground = blocking::run(move || {
+        let (ground, socket) = blocking::run(move || {
             let root = Arc::new(Root::open_or_create(root.path(), options.allow_network_file_system)?);
             recover::recover(&root, None)?;
             let writer = Writer::create(&root)?;
+            let socket = socket::listen(&writer.dir);
             let log = Arc::new(Log::start(Arc::clone(&root), writer, options.clone())?);
-            Ok(Arc::new(Ground { root, log, options }))
+            Ok((Arc::new(Ground { root, log, options }), socket))
         })
         .await?;
         let registry = Registry { options: ground.options.clone() };
         let (registry, _) = Actor::spawn(None, registry, ()).await.map_err(|_| Error::Closed)?;
-        Ok(Arc::new(Self { ground, registry, queued: Arc::default() }))
+        Ok(Arc::new_cyclic(|engine| {
+            let server = Server::start(socket, engine, ground.options.record_bytes);
+            Self { ground, registry, queued: Arc::default(), server }
+        }))
     }
 
     /// A place for one operation.
@@ -105,6 +113,15 @@ impl Engine {
         }
     }
 
+    /// Does what another process asks for; `None` when the instance is not live here.
+    pub(crate) async fn control(&self, id: &InstanceId, operation: Operation) -> Result<Option<WireDone>> {
+        let queued = self.queue()?;
+        match self.call(|reply| RegistryMsg::Find { id: id.clone(), reply }).await? {
+            Some(occupant) => occupant.control(operation, queued).await,
+            None => Ok(None),
+        }
+    }
+
     /// Lets an instance go if nobody uses it. Does not wait for it.
     pub(crate) fn release(&self, id: &InstanceId) {
         // A registry that is gone has let everything go.
@@ -117,6 +134,9 @@ impl Engine {
 
     /// Lets every instance go, empties the log, and gives up the writer.
     pub(crate) async fn shutdown(&self) -> Result<()> {
+        if let Some(server) = &self.server {
+            server.close().await;
+        }
         let released = self.call(RegistryMsg::Shutdown).await?;
         self.registry.stop(None);
         let ground = Arc::clone(&self.ground);

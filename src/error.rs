@@ -278,6 +278,15 @@ pub enum Error {
         /// Why nobody waits.
         why: Unanswered,
     },
+    /// The process that has the instance in use answered with an error that this one has no name
+    /// for, or did not answer.
+    #[error("the process that has instance {id:?} in use did not do it: {reason}")]
+    Remote {
+        /// The instance.
+        id: InstanceId,
+        /// What it said, or why there is no answer, and what to do next.
+        reason: String,
+    },
     /// The store is shut down.
     #[error("the store is shut down; open it again")]
     Closed,

@@ -32,7 +32,7 @@ use crate::instance::{InstanceRef, check_file_name};
 use crate::kind::Instance;
 use crate::options::Durability;
 use crate::record::work::{AnsweredEvent, AskedEvent, Question, Request, Requests, check_document, limit};
-use crate::record::{InputRequest, InstanceId, Status};
+use crate::record::{InputRequest, InstanceId, Record, Status};
 use crate::schema;
 
 /// Longest key, in bytes.
@@ -142,31 +142,8 @@ impl<I: Instance> InstanceRef<I> {
     ///
     /// When the future is dropped the question may be answered or not.
     pub async fn answer(&self, key: &str, answer: Value) -> Result<u64> {
-        check_document("answer", &answer, ANSWER_BYTES)?;
-        let record = self.record().await?;
-        let open = record.input_requests().into_iter().find(|open| open.key == key);
-        let open = open.ok_or_else(|| not_open(self.id(), &record.work.requests, key))?;
-        let (open, answer) =
-            blocking::run(move || schema::validate(&open.schema, &answer).map(|()| (open, answer))).await?;
-        let (id, asked, owned, given) = (self.id().clone(), open.asked_seq, key.to_owned(), answer.clone());
-        let answered = self.commit(move |tx| {
-            tx.set_durability(Durability::Disk);
-            let requests = &tx.record().work.requests;
-            // Another answer may have come while this one was checked, or another question.
-            if !requests.get(&owned).is_some_and(|request| request.asked == asked && request.open.is_some()) {
-                return Err(not_open(&id, requests, &owned));
-            }
-            let seq = tx.event("input.answered", &AnsweredEvent { key: owned.clone(), asked, answer: given })?;
-            if let Some(request) = tx.work_mut().requests.get_mut(&owned) {
-                (request.open, request.answered) = (None, Some(seq));
-            }
-            if tx.record().status == Status::Waiting {
-                tx.set_status(Status::Waiting, Some(&format!("{owned} is answered")))?;
-            }
-            Ok((seq, tx.at()))
-        });
-        let (seq, at) = answered.await?.value;
-        let whole = InputRequest { answer: Some(answer), answer_seq: Some(seq), answered_at: Some(at), ..open };
+        let fitting = Fitting::check(&*self.record().await?, key, answer).await?;
+        let (seq, whole) = self.commit(move |tx| fitting.apply(tx)).await?.value;
         self.follow_request(key, Some(whole)).await;
         Ok(seq)
     }
@@ -358,25 +335,72 @@ impl<I: Instance> InstanceRef<I> {
         .map(drop)
     }
 
-    /// Brings the file of a request up to the record. `known` is what it shall hold, unless something
-    /// came meanwhile. What it follows is durable, so a failure is no more than a file that is behind
-    /// until somebody looks at the request again.
+    /// See [`follow`].
     async fn follow_request(&self, key: &str, known: Option<InputRequest>) {
-        let followed = async {
-            let (live, permit) = self.admitted().await?;
-            let (core, key) = (Arc::clone(&live.core), key.to_owned());
-            blocking::run(move || {
-                // One at a time, and each looks at the record: the file never goes back.
-                let _following = core.following.lock().unwrap_or_else(PoisonError::into_inner);
-                let followed = file::follow(&core, &key, known);
-                drop(permit);
-                followed
-            })
-            .await
-        };
-        if let Err(error) = followed.await {
-            tracing::warn!(id = %self.id(), key, %error, "the file of an input request is behind its event");
+        match self.admitted().await {
+            Ok((live, permit)) => follow(Arc::clone(&live.core), permit, key, known).await,
+            Err(error) => {
+                tracing::warn!(id = %self.id(), key, %error, "the file of an input request is behind its event");
+            }
         }
+    }
+}
+
+/// An answer that fits the question that is open.
+pub(crate) struct Fitting {
+    open: InputRequest,
+    answer: Value,
+}
+
+impl Fitting {
+    /// Checks an answer. That the question is open still is looked at once more by the commit.
+    pub(crate) async fn check<S>(record: &Record<S>, key: &str, answer: Value) -> Result<Self> {
+        check_document("answer", &answer, ANSWER_BYTES)?;
+        let open = record.input_requests().into_iter().find(|open| open.key == key);
+        let open = open.ok_or_else(|| not_open(&record.id, &record.work.requests, key))?;
+        blocking::run(move || schema::validate(&open.schema, &answer).map(|()| Self { open, answer })).await
+    }
+
+    /// Answers, and returns the `seq` of the event and what the file shall hold.
+    pub(crate) fn apply<S: Clone + serde::Serialize>(self, tx: &mut Transaction<S>) -> Result<(u64, InputRequest)> {
+        let Self { open, answer } = self;
+        let (key, asked) = (open.key.clone(), open.asked_seq);
+        tx.set_durability(Durability::Disk);
+        let requests = &tx.record().work.requests;
+        // Another answer may have come while this one was checked, or another question.
+        if !requests.get(&key).is_some_and(|request| request.asked == asked && request.open.is_some()) {
+            return Err(not_open(&tx.record().id, requests, &key));
+        }
+        let seq = tx.event("input.answered", &AnsweredEvent { key: key.clone(), asked, answer: answer.clone() })?;
+        if let Some(request) = tx.work_mut().requests.get_mut(&key) {
+            (request.open, request.answered) = (None, Some(seq));
+        }
+        if tx.record().status == Status::Waiting {
+            tx.set_status(Status::Waiting, Some(&format!("{key} is answered")))?;
+        }
+        Ok((seq, InputRequest { answer: Some(answer), answer_seq: Some(seq), answered_at: Some(tx.at()), ..open }))
+    }
+}
+
+/// Brings the file of a request up to the record; `known` is what it shall hold, unless something came
+/// meanwhile. `held` keeps the activation until the disk is done. What the file follows is durable, so
+/// a failure is no more than a file that is behind until somebody looks at the request again.
+pub(crate) async fn follow<S: Send + Sync + 'static>(
+    core: Arc<Core<S>>,
+    held: impl Send + 'static,
+    key: &str,
+    known: Option<InputRequest>,
+) {
+    let (id, owned) = (core.lane.id.clone(), key.to_owned());
+    let followed = blocking::run(move || {
+        // One at a time, and each looks at the record: the file never goes back.
+        let _following = core.following.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = file::follow(&core, &owned, known);
+        drop(held);
+        followed
+    });
+    if let Err(error) = followed.await {
+        tracing::warn!(%id, key, %error, "the file of an input request is behind its event");
     }
 }
 

@@ -320,6 +320,7 @@ impl<I: Instance> InstanceRef<I> {
         if let Ok((live, permit)) = self.admitted().await
             && let Some(_hold) = live.core.admission.hold()
         {
+            let _attendance = live.core.attend();
             drop(permit);
             return live.core.cancel.cancelled().await;
         }

@@ -15,6 +15,7 @@ mod alarms;
 mod blocking;
 mod changes;
 mod checkpoint;
+pub mod control;
 mod disk;
 mod engine;
 mod error;

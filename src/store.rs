@@ -133,6 +133,10 @@ impl<I: Instance> Store<I> {
         Store::on(Arc::clone(&self.engine), kind).await
     }
 
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// The kind.
     #[must_use]
     pub fn kind(&self) -> &Arc<I> {
@@ -273,10 +277,6 @@ impl<I: Instance> Store<I> {
             view.list_where(&filter, |raw| I::accepts(&raw.kind).then(|| engine::typed::<I>(raw)).transpose())
         })
         .await
-    }
-
-    pub(crate) fn engine(&self) -> &Arc<Engine> {
-        &self.engine
     }
 
     /// The root, to read it without locks.

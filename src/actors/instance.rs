@@ -16,25 +16,26 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Admission, Permit};
+use super::admission::{Admission, Permit, Queued};
 use super::registry::Occupant;
 use super::transaction::{Sealed, Stamp, Transaction};
+use crate::control::{Operation, WireDone};
 use crate::error::{Error, Result, panic_message};
 use crate::kind::Instance;
 use crate::log::commit::Commit;
 use crate::log::lane::Lane;
 use crate::log::{Log, commit};
 use crate::options::Durability;
-use crate::record::Record;
+use crate::record::{Record, Status};
 
 /// What a commit came to.
 pub(crate) struct Applied {
@@ -73,6 +74,10 @@ pub(crate) struct Core<S> {
     pub(crate) waiters: AtomicUsize,
     /// Held while a file is written that follows a commit: see `checkpoint.rs` and `input.rs`.
     pub(crate) following: Mutex<()>,
+    /// The status of what is published. Its receivers are those who attend to the instance.
+    status: watch::Sender<Status>,
+    /// Who works on the instance and acts on `cancel`.
+    attending: AtomicUsize,
 }
 
 impl<S> Core<S> {
@@ -83,7 +88,10 @@ impl<S> Core<S> {
         stamp: Stamp,
         durability: Durability,
     ) -> Arc<Self> {
+        let status = watch::Sender::new(record.status);
         Arc::new(Self {
+            status,
+            attending: AtomicUsize::new(0),
             lane,
             admission,
             published: Mutex::new(Arc::new(record)),
@@ -100,12 +108,39 @@ impl<S> Core<S> {
         Arc::clone(&self.published.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Follows the published status.
+    pub(crate) fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Notes that somebody works on the instance and acts on [`Core::cancel`].
+    pub(crate) fn attend(self: &Arc<Self>) -> Attendance<S> {
+        self.attending.fetch_add(1, Ordering::AcqRel);
+        Attendance(Arc::clone(self))
+    }
+
+    /// Whether somebody works on the instance who would act on a request to stop.
+    pub(crate) fn is_attended(&self) -> bool {
+        self.attending.load(Ordering::Acquire) > 0
+    }
+
     fn publish(&self, record: Arc<Record<S>>) {
-        let work = Arc::clone(&record.work);
+        let (work, now) = (Arc::clone(&record.work), record.status);
         let before = std::mem::replace(&mut *self.published.lock().unwrap_or_else(PoisonError::into_inner), record);
         if !Arc::ptr_eq(&work, &before.work) {
             self.admission.changed.notify_waiters();
         }
+        // After the record, so that whoever follows the status finds it there.
+        self.status.send_if_modified(|status| std::mem::replace(status, now) != now);
+    }
+}
+
+/// While it lives, somebody works on the instance.
+pub(crate) struct Attendance<S>(Arc<Core<S>>);
+
+impl<S> Drop for Attendance<S> {
+    fn drop(&mut self) {
+        self.0.attending.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -155,6 +190,16 @@ impl<I: Instance> Occupant for Live<I> {
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
         self
+    }
+
+    fn control(self: Arc<Self>, operation: Operation, queued: Queued) -> BoxFuture<'static, Result<Option<WireDone>>> {
+        async move {
+            match self.core.admission.enter(queued)? {
+                Some(permit) => self.perform(operation, permit).await.map(Some),
+                None => Ok(None),
+            }
+        }
+        .boxed()
     }
 }
 

@@ -2,6 +2,7 @@
 //! prepared once. The only place, with the two handles, that knows `ractor`.
 
 mod admission;
+mod control;
 mod crashes;
 pub(crate) mod factory;
 pub(crate) mod instance;

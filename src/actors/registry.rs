@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::admission::{Admission, Permit, Queued};
 use super::crashes::{Crashes, WINDOW};
+use crate::control::{Operation, WireDone};
 use crate::error::{Error, Result};
 use crate::log::lane::Lane;
 use crate::options::Options;
@@ -46,6 +47,8 @@ pub(crate) trait Occupant: Send + Sync {
     /// Deletes the instance. Only when it is closed and drained.
     fn delete(&self) -> BoxFuture<'static, Result<Option<String>>>;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+    /// Does what another process asks for; `None` when the instance is closed by now.
+    fn control(self: Arc<Self>, operation: Operation, queued: Queued) -> BoxFuture<'static, Result<Option<WireDone>>>;
 }
 
 /// Brings an instance to life: knows its kind, which the registry does not.
@@ -71,6 +74,11 @@ pub(crate) enum RegistryMsg {
     },
     /// Let an instance go if nobody uses it: whoever worked on it is done.
     Release(InstanceId),
+    /// The instance if it is live, without bringing it to life.
+    Find {
+        id: InstanceId,
+        reply: RpcReplyPort<Option<Arc<dyn Occupant>>>,
+    },
     /// The number of live instances.
     Count(RpcReplyPort<usize>),
     /// Let everything go, and take nothing more.
@@ -519,6 +527,13 @@ impl Actor for Registry {
                 {
                     Self::close(&myself, state, &id, None);
                 }
+            }
+            RegistryMsg::Find { id, reply } => {
+                let live = match state.slots.get(&id) {
+                    Some(Slot::Live(occupant)) => Some(Arc::clone(occupant)),
+                    _ => None,
+                };
+                let _ = reply.send(live);
             }
             RegistryMsg::Count(reply) => {
                 let _ = reply.send(state.occupied);

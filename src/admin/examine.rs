@@ -253,7 +253,8 @@ impl<'a> Look<'a> {
             return Ok(());
         }
         for other in names {
-            if other != layout::WRITER_LOCK && layout::parse_journal_segment(&other).is_none() {
+            let ours = [layout::WRITER_LOCK, layout::CONTROL_SOCKET].contains(&other.as_str());
+            if !ours && layout::parse_journal_segment(&other).is_none() {
                 self.note(&dir.path_of(&other), "no file of a writer has this name", NOT_OURS);
             }
         }

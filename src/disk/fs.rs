@@ -140,6 +140,16 @@ impl Dir {
         self.handle.status().map(Stat::from).map_err(|e| Error::io("look at", &self.path, e))
     }
 
+    /// Sets the mode of what has a name in this directory.
+    pub(super) fn set_mode_of(&self, name: &str, mode: u32) -> io::Result<()> {
+        self.handle.set_mode_at(name, mode)
+    }
+
+    /// The number of its descriptor, where the kernel has one.
+    pub(super) fn descriptor(&self) -> Option<i32> {
+        self.handle.descriptor()
+    }
+
     /// The names in this directory that are UTF-8 (all of ours are), in no order.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
         let names = self.handle.names().map_err(|e| Error::io("list", &self.path, e))?;

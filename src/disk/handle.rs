@@ -135,6 +135,25 @@ impl Handle {
         }
     }
 
+    /// Sets the mode of what has a name in this directory.
+    pub(super) fn set_mode_at(&self, name: &str, mode: u32) -> io::Result<()> {
+        match self {
+            Self::Kernel(fd) => Ok(rustix::fs::chmodat(fd, name, Mode::from_raw_mode(mode), AtFlags::empty())?),
+            #[cfg(test)]
+            Self::Model(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The number of the descriptor, where the kernel has one.
+    pub(super) fn descriptor(&self) -> Option<i32> {
+        use std::os::fd::AsRawFd as _;
+        match self {
+            Self::Kernel(fd) => Some(fd.as_raw_fd()),
+            #[cfg(test)]
+            Self::Model(_) => None,
+        }
+    }
+
     pub(super) fn status(&self) -> io::Result<Status> {
         match self {
             Self::Kernel(fd) => Ok(rustix::fs::fstat(fd)?.into()),

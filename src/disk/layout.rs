@@ -19,6 +19,7 @@ pub(crate) const IMPORTS: &str = "imports";
 
 /// Below a writer's directory.
 pub(crate) const WRITER_LOCK: &str = "lock";
+pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 
 /// Below an instance's directory.
 pub(crate) const RECORD: &str = "instance.json";

@@ -112,6 +112,11 @@ fn owner_of(root: &Root, id: &InstanceId) -> Option<Box<Owner>> {
     Some(Box::new(owner.unwrap_or_else(|| Owner::new(Uuid::nil(), pid, host_name()))))
 }
 
+/// The process behind a writer, by the name of its directory.
+pub(crate) fn owner_named(root: &Root, writer: &str) -> Result<Option<Owner>> {
+    root.writers.open_dir(writer)?.map_or(Ok(None), |dir| read_owner(&dir))
+}
+
 fn read_owner(writer: &Dir) -> Result<Option<Owner>> {
     let Some(file) = writer.open_file(layout::WRITER_LOCK)? else { return Ok(None) };
     Ok(serde_json::from_slice(&file.read_all(OWNER_BYTES)?).ok())
@@ -190,6 +195,7 @@ fn remove_writer(root: &Root, dir: &Dir, name: &str) -> Result<()> {
     for number in segments(dir)? {
         dir.remove_file(&layout::journal_segment(number))?;
     }
+    dir.remove_file(layout::CONTROL_SOCKET)?;
     dir.sync()?;
     dir.remove_file(layout::WRITER_LOCK)?;
     remove_emptied(root, name)?;

@@ -13,6 +13,7 @@ pub(crate) mod lock;
 pub(crate) mod model;
 pub(crate) mod quarantine;
 pub(crate) mod root;
+pub(crate) mod socket;
 pub(crate) mod staging;
 pub(crate) mod state_file;
 pub(crate) mod tree;

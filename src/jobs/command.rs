@@ -174,6 +174,7 @@ async fn prepare_command(session: &Session<CommandJob>, input: CommandInput) -> 
 /// Waits until the command ends, and ends it when the attempt is told to stop, or when it prints
 /// without bounds.
 async fn watch(mut running: Running, attempt: &Attempt, logs: &Path) -> Result<Exit, BoxError> {
+    let mut paused = false;
     loop {
         tokio::select! {
             biased;
@@ -187,6 +188,14 @@ async fn watch(mut running: Running, attempt: &Attempt, logs: &Path) -> Result<E
             () = attempt.stopped() => {
                 running.terminate(attempt.grace).await?;
                 return Err("it was told to stop".into());
+            }
+            () = attempt.paused(), if !paused => {
+                running.pause()?;
+                paused = true;
+            }
+            () = attempt.unpaused(), if paused => {
+                running.unpause()?;
+                paused = false;
             }
             () = tokio::time::sleep(LOG_CHECK) => {
                 let size = |name: &str| std::fs::symlink_metadata(logs.join(name)).map_or(0, |m| m.len());

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::BoxError;
 use crate::instance::Session;
 use crate::kind::Instance;
-use crate::record::LastCheckpoint;
+use crate::record::{LastCheckpoint, Status};
 
 /// An instance that does work: what the [`Runner`](super::Runner) runs.
 ///
@@ -68,6 +69,7 @@ pub struct Attempt {
     /// none was written.
     pub checkpoint: Option<LastCheckpoint>,
     pub(super) stop: CancellationToken,
+    pub(super) status: watch::Receiver<Status>,
 }
 
 impl Attempt {
@@ -81,5 +83,40 @@ impl Attempt {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    /// Waits until somebody pauses the job: see [`InstanceRef::pause`](crate::InstanceRef::pause).
+    /// The clock of the runner's timeout stands still until it is unpaused. A job that cannot stop in
+    /// the middle may ignore it: it is told that it is paused, and its end counts as ever. Cancel safe.
+    pub async fn paused(&self) {
+        became(&self.status, true).await;
+    }
+
+    /// Waits until the job is not paused, or not any more. Cancel safe.
+    ///
+    /// ```
+    /// # use fiefdom::jobs::Attempt;
+    /// # async fn example(attempt: Attempt) {
+    /// for _part in 0..100 {
+    ///     attempt.unpaused().await;
+    ///     // one part of the work
+    /// }
+    /// # }
+    /// ```
+    pub async fn unpaused(&self) {
+        became(&self.status, false).await;
+    }
+
+    /// Whether the job is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        *self.status.borrow() == Status::Paused
+    }
+}
+
+/// Waits until the job is paused, or is not. An instance that is let go changes no more.
+pub(super) async fn became(status: &watch::Receiver<Status>, paused: bool) {
+    if status.clone().wait_for(|status| (*status == Status::Paused) == paused).await.is_err() {
+        std::future::pending().await
     }
 }

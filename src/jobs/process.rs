@@ -268,6 +268,23 @@ impl Running {
         self.wait().await
     }
 
+    /// Stops the whole group where it is (`SIGSTOP`, which no process can refuse), until it is
+    /// [continued](Self::unpause). It can be ended as any other.
+    ///
+    /// # Errors
+    /// When the group cannot be signalled.
+    pub(crate) fn pause(&self) -> io::Result<()> {
+        self.leader.signal(Signal::STOP)
+    }
+
+    /// Lets a group that was stopped go on (`SIGCONT`).
+    ///
+    /// # Errors
+    /// When the group cannot be signalled.
+    pub(crate) fn unpause(&self) -> io::Result<()> {
+        self.leader.signal(Signal::CONT)
+    }
+
     /// Whether processes of the group were still there 5 s after they had been
     /// killed, when [`wait`](Self::wait) gave them up: stuck in the kernel, or of
     /// another user.

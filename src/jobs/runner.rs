@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{BATCH_TAG, Batch, BatchItem, Claim, JobDone, Listed, MAX_OPEN};
-use super::job::{Attempt, Job};
+use super::job::{Attempt, Job, became};
 use super::retry::{self, RetryPolicy};
 use crate::blocking;
 use crate::error::{Error, Result};
@@ -33,6 +33,10 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Most reports of failed jobs that a summary holds: it bounds memory, the count goes on.
 const REPORTS: usize = 10_000;
+
+/// How often, and how long apart, it is tried to use an instance that another process has locked.
+const LOCKED_TRIES: u32 = 20;
+const LOCKED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longest reason that is kept, in characters.
 const REASON_CHARS: usize = 300;
@@ -383,11 +387,22 @@ impl<J: Job> Work<J> {
         }
     }
 
+    /// The instance of a job. A command that pauses or changes it may have it locked for a moment.
+    async fn session(&self, item: &BatchItem) -> Result<Session<J>> {
+        for _ in 0..LOCKED_TRIES {
+            // The commit that begins the first attempt makes it durable.
+            let new = item.to_new(self.batch.id()).durability(Durability::Os);
+            match self.store.get_or_create(new).await {
+                Err(Error::Locked { .. }) => tokio::time::sleep(LOCKED_PAUSE).await,
+                other => return other,
+            }
+        }
+        self.store.get_or_create(item.to_new(self.batch.id()).durability(Durability::Os)).await
+    }
+
     async fn job(&self, item: &BatchItem) -> Result<JobReport> {
         let begun = Instant::now();
-        // The commit that begins the first attempt makes it durable.
-        let new = item.to_new(self.batch.id()).durability(Durability::Os);
-        let session = self.store.get_or_create(new).await?;
+        let session = self.session(item).await?;
         let report = |outcome, attempt, error| JobReport {
             id: item.id.clone(),
             outcome,
@@ -405,13 +420,32 @@ impl<J: Job> Work<J> {
             return Ok(report(Outcome::AlreadySucceeded, record.attempt, None));
         }
         let _awake = session.keep_awake().await?;
+        let (_attendance, mut status) = session.attend().await?;
         let input = Arc::new(item.input.clone());
         let mut made = 0;
         loop {
             made += 1;
-            let attempt = begin(&session).await?;
+            let attempt = loop {
+                match begin(&session).await {
+                    // Somebody holds it: it is begun when they let it go.
+                    Err(Error::Transition { from: Status::Paused, .. }) => {}
+                    other => break other?,
+                }
+                tracing::warn!(id = %item.id, "a job is paused, and is not begun until it is unpaused");
+                let ended = tokio::select! {
+                    () = self.stop.cancelled() => Ended::Stopped,
+                    () = session.cancelled() => Ended::Cancelled,
+                    _ = status.wait_for(|status| *status != Status::Paused) => continue,
+                };
+                let number = session.record().await?.attempt;
+                conclude(&session, number, &ended, None).await?;
+                return Ok(match ended {
+                    Ended::Cancelled => report(Outcome::Cancelled, number, Some("cancelled".to_owned())),
+                    _ => report(Outcome::Interrupted, number, None),
+                });
+            };
             let checkpoint = session.last_checkpoint().await?;
-            let ended = self.attempt(&session, attempt, &input, checkpoint).await;
+            let ended = self.attempt(&session, attempt, &input, checkpoint, &status).await;
             let again = matches!(ended, Ended::Failed(_)) && self.retry.retries_after(made);
             let delay = self.retry.delay(made, retry::random());
             conclude(&session, attempt, &ended, again.then_some(delay)).await?;
@@ -428,6 +462,10 @@ impl<J: Job> Work<J> {
                 () = tokio::time::sleep(delay) => {}
                 // Pending, as the last attempt left it: it goes on when the batch is run again.
                 () = self.stop.cancelled() => return Ok(report(Outcome::Interrupted, attempt, error)),
+                () = session.cancelled() => {
+                    conclude(&session, attempt, &Ended::Cancelled, None).await?;
+                    return Ok(report(Outcome::Cancelled, attempt, Some("cancelled".to_owned())));
+                }
             }
         }
     }
@@ -439,15 +477,23 @@ impl<J: Job> Work<J> {
         number: u32,
         input: &Arc<Value>,
         checkpoint: Option<LastCheckpoint>,
+        status: &watch::Receiver<Status>,
     ) -> Ended {
         let stop = CancellationToken::new();
-        let attempt = Attempt { number, input: Arc::clone(input), grace: self.grace, checkpoint, stop: stop.clone() };
+        let attempt = Attempt {
+            number,
+            input: Arc::clone(input),
+            grace: self.grace,
+            checkpoint,
+            stop: stop.clone(),
+            status: status.clone(),
+        };
         let (kind, for_task) = (Arc::clone(self.store.kind()), session.clone());
         let mut task =
             tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { kind.run(for_task, attempt).await }));
         let timeout = async {
             match self.timeout {
-                Some(timeout) => tokio::time::sleep(timeout).await,
+                Some(timeout) => time_at_work(timeout, status).await,
                 None => std::future::pending().await,
             }
         };
@@ -457,6 +503,7 @@ impl<J: Job> Work<J> {
             result = &mut task => (None, Some(result)),
             () = self.stop.cancelled() => (Some(Ended::Stopped), None),
             () = session.cancelled() => (Some(Ended::Cancelled), None),
+            () = called_off(status) => (Some(Ended::Cancelled), None),
             () = timeout => (Some(Ended::Failed(format!("it took longer than {:?}", self.timeout.unwrap_or_default()))), None),
         };
         let Some(told) = told else {
@@ -473,11 +520,36 @@ impl<J: Job> Work<J> {
     }
 }
 
-/// Notes that an attempt begins, and returns its number.
+/// Waits until somebody has set the status to `cancelled` themselves.
+async fn called_off(status: &watch::Receiver<Status>) {
+    if status.clone().wait_for(|status| *status == Status::Cancelled).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Waits until `limit` has passed, without the time in which the job is paused.
+async fn time_at_work(limit: Duration, status: &watch::Receiver<Status>) {
+    let mut left = limit;
+    loop {
+        became(status, false).await;
+        let begun = tokio::time::Instant::now();
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(left) => return,
+            () = became(status, true) => left = left.saturating_sub(begun.elapsed()),
+        }
+    }
+}
+
+/// Notes that an attempt begins, and returns its number. One that is paused is not begun.
 async fn begin<J: Job>(session: &Session<J>) -> Result<u32> {
     let begun = session
         .commit(|tx| {
-            if tx.record().status.is_final() {
+            let record = tx.record();
+            if record.status == Status::Paused {
+                return Err(Error::Transition { id: record.id.clone(), from: Status::Paused, to: Status::Running });
+            }
+            if record.status.is_final() {
                 tx.set_status(Status::Pending, None)?;
             }
             let attempt = tx.begin_attempt();
@@ -506,7 +578,9 @@ async fn conclude<J: Job>(session: &Session<J>, attempt: u32, ended: &Ended, aga
                 // It ended while it waited for an answer: the lifecycle puts back what runs.
                 tx.set_status(Status::Running, None)?;
             }
-            tx.set_status(status, error.as_deref())?;
+            // What a person holds is held on, also when the runner stops.
+            let held = tx.record().status == Status::Paused && status == Status::Interrupted;
+            tx.set_status(if held { Status::Paused } else { status }, error.as_deref())?;
             let mut data = json!({ "attempt": attempt });
             if let Some(error) = &error {
                 data["error"] = error.as_str().into();

@@ -80,6 +80,15 @@ pub(crate) enum Command {
     /// Answer what an instance asks
     #[command(after_help = ANSWER_HELP)]
     Answer(Answer),
+    /// Call instances off: whoever works on one is asked to stop, in whichever process
+    #[command(after_help = CANCEL_HELP)]
+    Cancel(Cancel),
+    /// Hold instances: the processes of a job are stopped, and the clock of its timeout
+    #[command(after_help = PAUSE_HELP)]
+    Pause(Instances),
+    /// Let instances go on after a pause
+    #[command(after_help = "Example: fiefdom unpause build-42")]
+    Unpause(Instances),
     /// Delete instances with all their files
     Rm(Rm),
     /// Bring jobs and batches that an older version wrote up to date
@@ -123,6 +132,18 @@ const IMPORT_HELP: &str =
 when it was exported is `interrupted`.
 
 Example: fiefdom import build-42.tar.gz --id build-42-again";
+const CANCEL_HELP: &str =
+    "A process that runs the instance is told, and its jobs are ended; without one the status becomes \
+cancelled at once.
+
+Examples:
+  fiefdom cancel build-42
+  fiefdom cancel --wait nightly-1 nightly-2";
+
+const PAUSE_HELP: &str =
+    "A pause outlives the process that runs the job: `fiefdom resume` waits with it until it is unpaused.
+
+Example: fiefdom pause build-42 && fiefdom show build-42 && fiefdom unpause build-42";
 
 const RUN_HELP: &str = r#"A line of FILE is a shell command, or a JSON object:
   {"id":"fetch-1","cmd":"curl -fsS $URL -o page","env":{"URL":"https://example.org"},"tags":{"kind":"fetch"}}
@@ -267,6 +288,23 @@ pub(crate) struct Answer {
     /// The answer; a text stands in double quotes, as JSON has it
     #[arg(value_name = "JSON", value_parser = json, allow_negative_numbers = true)]
     pub(crate) value: serde_json::Value,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Cancel {
+    /// Wait until whoever was asked to stop has stopped
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+    /// The instances
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<InstanceId>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Instances {
+    /// The instances
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<InstanceId>,
 }
 
 #[derive(ClapArgs)]

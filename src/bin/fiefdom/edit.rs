@@ -1,7 +1,8 @@
 //! Commands that change one instance: `create`, `update`, `append`, `rm`.
 
+use fiefdom::control::{Change, Operation};
 use fiefdom::{DataRoot, InstanceId, NewInstance, Store, Untyped, View};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::args::{Append, Create, Rm, Update, unique};
 use crate::failure::{DONE, Failure, code_of};
@@ -47,31 +48,20 @@ pub(crate) async fn create(root: DataRoot, out: Output, args: Create) -> Result<
 pub(crate) async fn update(root: DataRoot, out: Output, args: Update) -> Result<u8, Failure> {
     let Update { id, merge, status, reason } = args;
     need_root(&root, &id)?;
-    let record = with_store(root, async |store| {
-        let instance = store.get(&id).await?;
-        instance
-            .commit(move |tx| {
-                if let Some(patch) = merge {
-                    merge_patch(tx.state_mut(), patch);
-                }
-                if let Some(status) = status {
-                    tx.set_status(status, reason.as_deref())?;
-                }
-                Ok(())
-            })
-            .await?;
-        Ok(instance.record().await?)
-    })
-    .await?;
+    let mut change = Change::new();
+    (change.merge, change.status, change.reason) = (merge, status, reason);
+    let operation = Operation::Update(change);
+    let record = with_store(root, async |store| Ok(store.control(&id, operation).await?.record)).await?;
     out.line(format!("{} revision {} {}", record.id, record.revision, record.status))?;
-    out.document(&*record)?;
+    out.document(&record)?;
     Ok(DONE)
 }
 
 pub(crate) async fn append(root: DataRoot, out: Output, args: Append) -> Result<u8, Failure> {
     need_root(&root, &args.id)?;
-    let seq =
-        with_store(root, async |store| Ok(store.get(&args.id).await?.append(&args.kind, args.data).await?)).await?;
+    let operation = Operation::Append { kind: args.kind, data: args.data };
+    let done = with_store(root, async |store| Ok(store.control(&args.id, operation).await?)).await?;
+    let seq = done.event_seq.unwrap_or_default();
     out.line(seq.to_string())?;
     out.document(&json!({ "seq": seq }))?;
     Ok(DONE)
@@ -100,48 +90,4 @@ pub(crate) async fn remove(root: DataRoot, out: Output, args: Rm) -> Result<u8, 
     }
     out.document(&json!({ "removed": removed }))?;
     Ok(code)
-}
-
-/// RFC 7386: objects are merged, null removes, everything else replaces.
-fn merge_patch(target: &mut Value, patch: Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch;
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    let Value::Object(target) = target else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            target.remove(&key);
-        } else {
-            merge_patch(target.entry(key).or_insert(Value::Null), value);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The examples of RFC 7386, appendix A.
-    #[test]
-    fn a_merge_is_that_of_the_rfc() {
-        let cases = [
-            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
-            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
-            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
-            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
-            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
-            (json!({"a":"foo"}), json!(null), json!(null)),
-            (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
-            (json!([1, 2]), json!({"a":"b","c":null}), json!({"a":"b"})),
-            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
-        ];
-        for (mut target, patch, result) in cases {
-            merge_patch(&mut target, patch);
-            assert_eq!(target, result);
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! What people see of the work, and say to it: `answer`, and the part of `show` with the last
 //! checkpoint and the open questions.
 
+use fiefdom::control::Operation;
 use fiefdom::{DataRoot, Record, View};
 use serde_json::{Value, json};
 
@@ -12,7 +13,9 @@ use crate::output::{Output, age, plain, say};
 pub(crate) async fn answer(root: DataRoot, out: Output, args: Answer) -> Result<u8, Failure> {
     let Answer { id, key, value } = args;
     need_root(&root, &id)?;
-    let seq = with_store(root, async |store| Ok(store.get(&id).await?.answer(&key, value).await?)).await?;
+    let operation = Operation::Answer { key: key.clone(), value };
+    let done = with_store(root, async |store| Ok(store.control(&id, operation).await?)).await?;
+    let seq = done.event_seq.unwrap_or_default();
     out.line(format!("{} is answered (event {seq})", plain(&key)))?;
     out.document(&json!({ "instance_id": id, "key": key, "seq": seq }))?;
     Ok(DONE)

@@ -5,6 +5,7 @@
 mod alarm;
 mod archive;
 mod args;
+mod control;
 mod doctor;
 mod edit;
 mod failure;
@@ -18,6 +19,7 @@ mod run;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use fiefdom::control::Operation;
 use tracing_subscriber::filter::LevelFilter;
 
 use args::{Args, Command};
@@ -66,6 +68,9 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Update(command) => edit::update(root, out, command).await,
         Command::Append(command) => edit::append(root, out, command).await,
         Command::Answer(command) => input::answer(root, out, command).await,
+        Command::Cancel(command) => control::cancel(root, out, command).await,
+        Command::Pause(command) => control::each(root, out, command.ids, &Operation::Pause).await,
+        Command::Unpause(command) => control::each(root, out, command.ids, &Operation::Unpause).await,
         Command::Rm(command) => edit::remove(root, out, command).await,
         Command::Alarm(command) => alarm::alarm(root, out, command).await,
         Command::Alarms(command) => alarm::alarms(root, out, command).await,
