@@ -406,6 +406,29 @@ async fn the_command_line_shows_what_is_asked_and_refuses_what_does_not_fit() ->
     Ok(())
 }
 
+/// The owner waits in this process, as an instance of a type that the command does not know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_answers_while_the_owner_waits() -> TestResult {
+    let fief = Fief::new();
+    let store = Store::open(&fief.root, Counter).await?;
+    let owner = store.create(NewInstance::with_id(id("a"))).await?.instance().clone();
+    owner.transition(Status::Running, None).await?;
+    let asker = owner.clone();
+    let asking = tokio::spawn(async move { asker.request_input("deploy", "Deploy?", yes_or_no()).await });
+    eventually("it asks", || in_file(&fief.root, "a", "deploy").is_some()).await;
+    fief.run(["answer", "a", "deploy", "7"]).failed(2, &["answer", "7 is not one of", "yes"]);
+    fief.run(["answer", "a", "other", "1"]).failed(2, &["other", "\"deploy\""]);
+    assert!(!asking.is_finished());
+    let printed = fief.json(["answer", "a", "deploy", "\"yes\""]);
+    assert_eq!((&printed["key"], &printed["seq"]), (&json!("deploy"), &json!(2)));
+    assert_eq!(asking.await??, "yes");
+    assert_eq!(owner.record().await?.status, Status::Running);
+    assert_eq!(in_file(&fief.root, "a", "deploy").map(|file| file["answer"].clone()), Some(json!("yes")));
+    fief.run(["answer", "a", "deploy", "\"no\""]).failed(2, &["answered already"]);
+    store.shutdown().await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_instance_of_any_kind_is_answered_without_its_type() -> TestResult {
     let fief = Fief::new();

@@ -136,9 +136,12 @@ impl WireError {
 
 /// The words that an error has for what is wrong are fixed in the program.
 fn known(what: &str) -> &'static str {
-    const WORDS: [&str; 10] = [
+    const WORDS: [&str; 13] = [
+        "answer",
+        "input request",
         "merge patch",
         "control request",
+        "event data",
         "event type",
         "record",
         "event",
