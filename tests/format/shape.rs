@@ -44,6 +44,9 @@ fn state_of(kind: &str) -> String {
 /// A name without what differs from one root to the next.
 fn pattern(name: &str) -> String {
     let parts: Vec<&str> = name.split('/').collect();
+    if let [".fiefdom", "alarms", _kind, _hour, _alarm] = parts[..] {
+        return ".fiefdom/alarms/<kind>/<hour>/<alarm>".to_owned();
+    }
     let mut named = Vec::new();
     for (nth, part) in parts.iter().enumerate() {
         let (id, rest) = match nth.checked_sub(1).map(|above| parts[above]) {
@@ -102,14 +105,15 @@ fn walk(value: &Value, path: &str, paths: &mut BTreeMap<String, BTreeSet<String>
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     // What belongs to the user, or is looked at elsewhere.
     let last = path.rsplit('.').next().unwrap_or_default();
-    if matches!(last, "data" | "input" | "tags" | "later" | "record" | "state") {
+    if matches!(last, "data" | "input" | "tags" | "later" | "record" | "state" | "schema" | "payload" | "answer") {
         return;
     }
     match value {
         Value::Array(items) => items.iter().for_each(|item| walk(item, &below("[]"), paths)),
         Value::Object(fields) => {
             for (name, field) in fields {
-                walk(field, &below(if is_uuid(name) { "<uuid>" } else { name }), paths);
+                let named = if last == "input_requests" { "<key>" } else { name };
+                walk(field, &below(if is_uuid(name) { "<uuid>" } else { named }), paths);
             }
         }
         _ => {}

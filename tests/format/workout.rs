@@ -1,10 +1,12 @@
 //! A root in which there is everything that the library writes, as a process leaves it that is killed.
 
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fiefdom::{Error, NewInstance, Options, Status, Store, Untyped};
+use chrono::DateTime;
+use fiefdom::{Checkpoint, Error, ImportOptions, NewInstance, Options, Status, Store, Untyped};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -62,6 +64,16 @@ pub(crate) async fn make(to: &Path) -> TestResult {
             tx.event("note.failed", &())
         })
         .await?;
+    let asked = store.create(new("asked")).await?;
+    asked.checkpoint(Checkpoint::new("fetched").message("half").data(json!(1)).worker("w").tool("t")).await?;
+    for key in ["open", "answered"] {
+        let asking = asked.request_input_within(key, "How many?", json!({ "type": "integer" }), Duration::ZERO).await;
+        assert!(matches!(asking, Err(Error::NotAnswered { .. })), "{asking:?}");
+    }
+    asked.answer("answered", json!(7)).await?;
+    asked.set_alarm(DateTime::from_timestamp(4_102_444_800, 0).ok_or("a time")?, "later").await?;
+    let (archive, _) = store.export(&id("asked"), Vec::new()).await?;
+    store.import(Cursor::new(archive), ImportOptions::with_id(id("copied"))).await?;
     for name in ["half", "gone", "broken"] {
         store.create(new(name)).await?;
     }
@@ -119,9 +131,10 @@ pub(crate) fn copy(from: &Path, to: &Path) -> TestResult {
     for entry in std::fs::read_dir(from)? {
         let path = entry?.path();
         let to = to.join(path.file_name().ok_or("a name")?);
+        // The socket of a living process is nothing that is kept.
         if path.is_dir() {
             copy(&path, &to)?;
-        } else {
+        } else if path.is_file() {
             std::fs::copy(&path, &to)?;
         }
     }
@@ -134,7 +147,11 @@ pub(crate) fn files(dir: &Path) -> TestResult<Vec<PathBuf>> {
     while let Some(next) = waiting.pop() {
         for entry in std::fs::read_dir(next)? {
             let path = entry?.path();
-            if path.is_dir() { waiting.push(path) } else { found.push(path.strip_prefix(dir)?.to_owned()) }
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.is_file() {
+                found.push(path.strip_prefix(dir)?.to_owned());
+            }
         }
     }
     found.sort();
