@@ -231,3 +231,26 @@ fn a_frozen_owner_that_is_killed_in_the_middle_of_a_request_is_taken_over_from()
     until("the processes to be gone", || fief.survivors().is_empty().then_some(()));
     until_status(&fief, "b-1", "cancelled");
 }
+
+#[test]
+fn to_cancel_a_batch_is_to_stop_its_runner() {
+    let fief = Fief::new();
+    let runner = run_one(&fief, &[]);
+    assert!(fief.ok(["cancel", "b"]).starts_with("b asked to stop"));
+    assert_eq!(runner.end().code, Some(130));
+    assert_eq!((fief.status("b"), fief.status("b-1")), ("interrupted".into(), "interrupted".into()));
+}
+
+#[test]
+fn a_job_that_waits_to_be_tried_again_can_be_cancelled() {
+    let fief = Fief::new();
+    let jobs = fief.write("jobs", "exit 1\n");
+    let runner = Started::new(fief.command(["run", "--retries", "900", "--batch", "b", &jobs]));
+    until("a retry far away", || {
+        let path = fief.instance("b-1").join("events/events.jsonl");
+        (lines(&path).iter().filter(|line| line.contains("job.retry")).count() > 2).then_some(())
+    });
+    fief.ok(["cancel", "b-1"]);
+    assert_eq!(runner.end().code, Some(1));
+    assert_eq!(fief.status("b-1"), "cancelled");
+}

@@ -173,14 +173,7 @@ fn what_another_process_has_can_be_read_and_not_changed() {
     let runner = Started::new(fief.command(["run", "--batch", "b", &jobs]));
     until("the job to begin", || begun.exists().then_some(()));
     let pid = format!("process {} on", runner.child.id());
-    for args in [
-        &["update", "j", "--merge", "{}"][..],
-        &["append", "j", "x"],
-        &["rm", "j"],
-        &["rm", "b"],
-        &["resume", "b"],
-        &["run", "--batch", "b", &jobs],
-    ] {
+    for args in [&["rm", "j"][..], &["rm", "b"], &["resume", "b"], &["run", "--batch", "b", &jobs]] {
         fief.run(args).failed(4, &[&pid, "in use", "wait"]);
     }
     until("the record to be in its file", || (fief.json(["show", "j"])["status"] == "running").then_some(()));

@@ -211,6 +211,7 @@ async fn a_stale_socket_goes_with_its_dead_writer() -> TestResult {
     drop(std::os::unix::net::UnixListener::bind(dead.join("control.sock"))?);
     let third = Store::open(two.root.as_path(), Untyped).await?;
     assert!(!dead.exists());
+    assert_eq!(std::fs::read_dir(two.root.join(".fiefdom/quarantine"))?.count(), 0, "it is one of our files");
     third.shutdown().await?;
     Ok(())
 }

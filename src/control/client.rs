@@ -1,7 +1,6 @@
 //! The asker's side: finds who has the instance in use, and asks.
 
 use std::io;
-use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +10,17 @@ use super::operation::Operation;
 use super::stream;
 use super::wire::{self, Answer, Request, WireDone};
 use crate::blocking;
+use crate::disk::lock;
 use crate::disk::root::Root;
-use crate::disk::{lock, socket};
+use crate::disk::socket::{self, Address};
 use crate::error::{Error, Owner, Result};
 use crate::record::InstanceId;
 
 /// How long an owner may take to answer. Its disk may be slow.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long is waited when others crowd the socket.
+const CROWDED: Duration = Duration::from_millis(20);
 
 /// Most writers that are asked.
 const WRITERS: usize = 64;
@@ -58,18 +61,17 @@ pub(super) async fn ask(
         blocking::run(move || Ok(socket::candidates(&root, &own, owner.as_ref(), WRITERS))).await?
     };
     for writer in writers {
-        let connecting = {
+        let address = {
             let (root, writer) = (Arc::clone(&root), writer.clone());
-            // A full queue blocks; the thread is left alone then, and comes back when the owner does.
-            tokio::time::timeout(PATIENCE, blocking::run(move || Ok(socket::connect(&root, &writer)))).await
+            blocking::run(move || socket::find(&root, &writer)).await?
         };
-        let stream = match connecting {
-            Ok(Ok(Ok(Some(stream)))) => stream,
-            Ok(Ok(Ok(None) | Err(_))) => continue,
-            Ok(Err(error)) => return Err(error),
+        let Some(address) = address else { continue };
+        let stream = match tokio::time::timeout(PATIENCE, connect(&address)).await {
+            Ok(Some(stream)) => stream,
+            Ok(None) => continue,
             Err(_) => return Err(silent(id)),
         };
-        match tokio::time::timeout(PATIENCE, exchange(stream, &line)).await {
+        match tokio::time::timeout(PATIENCE, exchange(&stream, &line)).await {
             Err(_) => return Err(silent(id)),
             Ok(Err(Broken::Before)) => {}
             Ok(Err(Broken::After)) => return Ok(Asked::Lost),
@@ -93,6 +95,18 @@ fn silent(id: &InstanceId) -> Error {
     Error::Remote { id: id.clone(), reason }
 }
 
+/// A connection; `None` when nobody listens there. While too many wait to be heard it tries again.
+async fn connect(address: &Address) -> Option<UnixStream> {
+    loop {
+        match UnixStream::connect(&address.path).await {
+            Ok(stream) => return Some(stream),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(CROWDED).await,
+            // Gone, or about to go, or never there: the lock says what to do next.
+            Err(_) => return None,
+        }
+    }
+}
+
 /// Where a connection broke.
 enum Broken {
     /// The owner cannot have had the request.
@@ -101,19 +115,17 @@ enum Broken {
     After,
 }
 
-async fn exchange(stream: StdStream, line: &[u8]) -> Result<Answer, Broken> {
-    let stream = UnixStream::from_std(stream).map_err(|_| Broken::Before)?;
+async fn exchange(stream: &UnixStream, line: &[u8]) -> Result<Answer, Broken> {
     let same_user = stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw());
     if !same_user {
         return Err(Broken::Before);
     }
     // An owner that refuses a request early answers before it has read all of it.
-    let sent = stream::write_all(&stream, line).await;
-    match stream::read_line(&stream, ANSWER_BYTES).await {
+    let sent = stream::write_all(stream, line).await;
+    match stream::read_line(stream, ANSWER_BYTES).await {
         Ok(answer) => serde_json::from_slice(&answer).map_err(|_| Broken::After),
         // Without the newline at its end a request is none.
         Err(_) if sent.is_err() => Err(Broken::Before),
-        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => Err(Broken::After),
         Err(_) => Err(Broken::After),
     }
 }

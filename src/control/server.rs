@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::stream;
 use super::wire::{self, Answer, WireError};
 use crate::engine::Engine;
+use crate::error::Error;
 
 /// Most connections at once.
 const CONNECTIONS: usize = 16;
@@ -144,7 +145,7 @@ async fn answer(line: &[u8], engine: &Weak<Engine>) -> Answer {
     let Some(engine) = engine.upgrade() else { return Answer::Elsewhere };
     match engine.control(&id, operation).await {
         Ok(Some(done)) => Answer::Done(done),
-        Ok(None) => Answer::Elsewhere,
+        Ok(None) | Err(Error::Closed) => Answer::Elsewhere,
         Err(error) => Answer::Refused(error.into()),
     }
 }

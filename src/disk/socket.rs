@@ -4,13 +4,13 @@
 //! named through the descriptor of its directory, which is short wherever that is.
 
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use super::fs::{Dir, FILE_MODE};
 use super::layout;
 use super::root::Root;
-use crate::error::Owner;
+use crate::error::{Error, Owner, Result};
 
 /// Listens in the directory of a writer. The directory lets in its own user alone.
 pub(crate) fn listen(writer: &Dir) -> io::Result<UnixListener> {
@@ -20,18 +20,17 @@ pub(crate) fn listen(writer: &Dir) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// A connection to a writer; `None` when nobody listens there.
-pub(crate) fn connect(root: &Root, writer: &str) -> io::Result<Option<UnixStream>> {
-    let other = |error: crate::error::Error| io::Error::other(error.to_string());
-    let Some(dir) = root.writers.open_dir(writer).map_err(other)? else { return Ok(None) };
-    match UnixStream::connect(address(&dir)?) {
-        Ok(stream) => {
-            stream.set_nonblocking(true)?;
-            Ok(Some(stream))
-        }
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
-        Err(e) => Err(e),
-    }
+/// Where a writer listens, if it does. The path is good as long as this lives.
+pub(crate) struct Address {
+    _dir: Dir,
+    pub(crate) path: PathBuf,
+}
+
+/// Where a writer listens; `None` when there is no such writer any more.
+pub(crate) fn find(root: &Root, writer: &str) -> Result<Option<Address>> {
+    let Some(dir) = root.writers.open_dir(writer)? else { return Ok(None) };
+    let path = address(&dir).map_err(|e| Error::io("find the socket in", dir.path(), e))?;
+    Ok(Some(Address { _dir: dir, path }))
 }
 
 /// The writers that may listen, the owner first, without `own`. At most `limit`.

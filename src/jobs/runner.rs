@@ -214,8 +214,17 @@ impl<J: Job> Runner<J> {
             running.spawn(self.work(batch).run(tell.clone()));
         }
         drop(tell);
-        while let Some(report) = told.recv().await {
-            ended(report);
+        // To cancel the batch is to stop the runner.
+        let mut called_off = std::pin::pin!(batch.instance.cancelled());
+        loop {
+            tokio::select! {
+                report = told.recv() => match report {
+                    Some(report) => ended(report),
+                    None => break,
+                },
+                // Once the token is set this is not asked again.
+                () = &mut called_off, if !self.stop.is_cancelled() => self.stop.cancel(),
+            }
         }
         let mut first_error = None;
         while let Some(worker) = running.join_next().await {
@@ -420,7 +429,7 @@ impl<J: Job> Work<J> {
             return Ok(report(Outcome::AlreadySucceeded, record.attempt, None));
         }
         let _awake = session.keep_awake().await?;
-        let (_attendance, mut status) = session.attend().await?;
+        let (_attendance, status) = session.attend().await?;
         let input = Arc::new(item.input.clone());
         let mut made = 0;
         loop {
@@ -432,17 +441,17 @@ impl<J: Job> Work<J> {
                     other => break other?,
                 }
                 tracing::warn!(id = %item.id, "a job is paused, and is not begun until it is unpaused");
-                let ended = tokio::select! {
-                    () = self.stop.cancelled() => Ended::Stopped,
-                    () = session.cancelled() => Ended::Cancelled,
-                    _ = status.wait_for(|status| *status != Status::Paused) => continue,
-                };
-                let number = session.record().await?.attempt;
-                conclude(&session, number, &ended, None).await?;
-                return Ok(match ended {
-                    Ended::Cancelled => report(Outcome::Cancelled, number, Some("cancelled".to_owned())),
-                    _ => report(Outcome::Interrupted, number, None),
-                });
+                let number = record.attempt;
+                tokio::select! {
+                    biased;
+                    // Paused, as it was.
+                    () = self.stop.cancelled() => return Ok(report(Outcome::Interrupted, number, None)),
+                    () = called_off(&session, &status) => {
+                        conclude(&session, number, &Ended::Cancelled, None).await?;
+                        return Ok(report(Outcome::Cancelled, number, Some("cancelled".to_owned())));
+                    }
+                    () = became(&status, false) => {}
+                }
             };
             let checkpoint = session.last_checkpoint().await?;
             let ended = self.attempt(&session, attempt, &input, checkpoint, &status).await;
@@ -459,13 +468,14 @@ impl<J: Job> Work<J> {
                 return Ok(report(outcome, attempt, error));
             }
             tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                // Pending, as the last attempt left it: it goes on when the batch is run again.
-                () = self.stop.cancelled() => return Ok(report(Outcome::Interrupted, attempt, error)),
-                () = session.cancelled() => {
+                biased;
+                () = called_off(&session, &status) => {
                     conclude(&session, attempt, &Ended::Cancelled, None).await?;
                     return Ok(report(Outcome::Cancelled, attempt, Some("cancelled".to_owned())));
                 }
+                () = tokio::time::sleep(delay) => {}
+                // Pending, as the last attempt left it: it goes on when the batch is run again.
+                () = self.stop.cancelled() => return Ok(report(Outcome::Interrupted, attempt, error)),
             }
         }
     }
@@ -502,8 +512,7 @@ impl<J: Job> Work<J> {
             biased;
             result = &mut task => (None, Some(result)),
             () = self.stop.cancelled() => (Some(Ended::Stopped), None),
-            () = session.cancelled() => (Some(Ended::Cancelled), None),
-            () = called_off(status) => (Some(Ended::Cancelled), None),
+            () = called_off(session, status) => (Some(Ended::Cancelled), None),
             () = timeout => (Some(Ended::Failed(format!("it took longer than {:?}", self.timeout.unwrap_or_default()))), None),
         };
         let Some(told) = told else {
@@ -520,10 +529,12 @@ impl<J: Job> Work<J> {
     }
 }
 
-/// Waits until somebody has set the status to `cancelled` themselves.
-async fn called_off(status: &watch::Receiver<Status>) {
-    if status.clone().wait_for(|status| *status == Status::Cancelled).await.is_err() {
-        std::future::pending().await
+/// Waits until somebody asks to stop, or sets the status to `cancelled` themselves.
+async fn called_off<J: Job>(session: &Session<J>, status: &watch::Receiver<Status>) {
+    let mut status = status.clone();
+    tokio::select! {
+        () = session.cancelled() => {}
+        Ok(_) = status.wait_for(|status| *status == Status::Cancelled) => {}
     }
 }
 
