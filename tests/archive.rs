@@ -658,8 +658,10 @@ async fn an_import_that_is_killed_at_any_call_leaves_the_whole_or_nothing() -> T
     let most = std::env::var("FIEFDOM_TEST_IMPORT_KILLS").map_or(Ok(IMPORT_KILLS), |text| text.parse())?;
     let step = places.len().div_ceil(most.max(1));
     let (mut kills, mut whole) = (0, 0);
-    // What makes the instance appear is killed at in any case.
-    let chosen = places.iter().enumerate().filter(|(n, (call, _))| n % step == 0 || *call == "renameat");
+    // What makes the instance appear, and what comes behind that, is killed at in any case.
+    let flushes = places.iter().filter(|(call, _)| *call == "fsync").count();
+    let is_end = |(call, nth): &(&str, usize)| *call == "renameat" || (*call == "fsync" && *nth == flushes);
+    let chosen = places.iter().enumerate().filter(|(n, place)| n % step == 0 || is_end(place));
     for (_, (call, nth)) in chosen {
         let (root, mut worker) = ready()?;
         let disk = worker.threads()?["disk"];

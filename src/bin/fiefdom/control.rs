@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fiefdom::control::{Done, Operation};
-use fiefdom::{DataRoot, InstanceId, Status, Store, Untyped, View};
+use fiefdom::{DataRoot, Error, InstanceId, Status, Store, Untyped, View};
 use serde_json::json;
 
 use crate::args::Cancel;
@@ -70,12 +70,19 @@ fn fail(code: &mut u8, error: &fiefdom::Error) {
     }
 }
 
+/// Looks that a new instance has to come into its files, where readers see it.
+const LOOKS_FOR_NEW: u32 = 100;
+
 /// Waits until nobody is at work on the instance.
 async fn ended(view: &View, id: &InstanceId) -> fiefdom::Result<Status> {
+    let mut looks = 0;
     loop {
-        let status = view.record(id)?.status;
-        if status.is_final() || matches!(status, Status::Interrupted | Status::Pending) {
-            return Ok(status);
+        match view.record(id) {
+            Ok(record) if record.status.is_final() => return Ok(record.status),
+            Ok(record) if matches!(record.status, Status::Interrupted | Status::Pending) => return Ok(record.status),
+            Ok(_) => looks = LOOKS_FOR_NEW,
+            Err(Error::NotFound { .. }) if looks < LOOKS_FOR_NEW => looks += 1,
+            Err(error) => return Err(error),
         }
         tokio::time::sleep(LOOK).await;
     }
