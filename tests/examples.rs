@@ -120,6 +120,41 @@ fn the_agent_session_goes_on_where_it_was() -> TestResult {
 }
 
 #[test]
+fn the_approval_waits_for_a_person_over_several_runs() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let asks = "it waits for: fiefdom answer release-7 deploy '\"yes\"'";
+    assert_eq!(lines_of("approval", root.path())?, ["building", asks]);
+    let reminded = ["reminder for release-7: nobody has answered yet", "built in an earlier run: \"web:7\"", asks];
+    assert_eq!(lines_of("approval", root.path())?, reminded);
+    assert_eq!(record(root.path(), "release-7")?["status"], "running");
+
+    let mut answer = Command::new(env!("CARGO_BIN_EXE_fiefdom"));
+    answer.arg("--root").arg(root.path()).args(["answer", "release-7", "deploy", "\"yes\""]);
+    assert!(answer.status()?.success());
+    let third = lines_of("approval", root.path())?;
+    assert_eq!(third[third.len() - 2..], ["built in an earlier run: \"web:7\"", "the answer is \"yes\""]);
+    assert_eq!(lines_of("approval", root.path())?, ["release-7 is deployed"]);
+    let kinds = event_kinds(root.path(), "release-7")?;
+    assert_eq!(kinds, ["checkpoint", "input.requested", "input.answered", "release.decided"]);
+    Ok(())
+}
+
+#[test]
+fn the_housekeeping_exports_deletes_and_brings_back() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let lines = lines_of("housekeeping", &dir.path().join("root"))?;
+    assert_eq!(lines[0], "exported job-1 at revision 1");
+    assert_eq!(lines[1], "in use: 3 of 3");
+    assert_eq!(lines[2], "job-1 is new, job-1 is succeeded, job-2 is new, job-2 is succeeded");
+    assert_eq!(lines[3], "deleted job-1, job-2, job-3");
+    assert_eq!(lines[4], "job-1-again comes from job-1");
+    assert_eq!(lines[5..].len(), 2, "{lines:#?}");
+    let result = dir.path().join("root/instances/job-1-again/output/result.txt");
+    assert_eq!(std::fs::read_to_string(result)?, "the result of job 1\n");
+    Ok(())
+}
+
+#[test]
 fn the_state_of_an_older_program_is_brought_up_to_date() -> TestResult {
     let root = tempfile::tempdir()?;
     let first = lines_of("migrate_state", root.path())?;
