@@ -254,7 +254,7 @@ impl<'a> Look<'a> {
         if let ([oldest, _, ..], true) = (&numbers[..], alive) {
             // The same one at every look: its files do not become durable.
             let reason = "a full segment of the log of a living process keeps waiting for its files to be flushed: the disk is slow, or refuses";
-            self.note(&dir.path_of(&layout::journal_segment(*oldest)), reason, TRIED_AGAIN);
+            self.note(&dir.path_of(layout::journal_segment(*oldest)), reason, TRIED_AGAIN);
         }
         for number in numbers {
             self.segment(&dir, id, number, alive)?;
