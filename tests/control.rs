@@ -241,9 +241,9 @@ async fn a_request_without_an_end_is_cut_off_at_the_limit() -> TestResult {
     let two = Two::new().await?;
     let mut stream = connect(&two.socket)?;
     let begun = Instant::now();
-    let mut sent = 0_u64;
+    let (chunk, mut sent) = (vec![b'x'; 1 << 16], 0_u64);
     // The owner hangs up; it does not read on for ever.
-    while stream.write_all(&[b'x'; 1 << 16]).is_ok() {
+    while stream.write_all(&chunk).is_ok() {
         sent += 1 << 16;
         assert!(sent < 16 << 20 && begun.elapsed() < Duration::from_secs(20), "{sent} bytes were taken");
     }

@@ -73,7 +73,6 @@ pub(super) async fn ask(
         };
         match tokio::time::timeout(PATIENCE, exchange(&stream, &line)).await {
             Err(_) => return Err(silent(id)),
-            Ok(Err(Broken::Before)) => {}
             Ok(Err(Broken::After)) => return Ok(Asked::Lost),
             Ok(Ok(Answer::Done(done))) => {
                 let owner = blocking::run(move || lock::owner_named(&root, &writer)).await;
@@ -81,7 +80,7 @@ pub(super) async fn ask(
                 return Ok(Asked::Done(done, owner.ok().flatten()));
             }
             Ok(Ok(Answer::Refused(error))) => return Err(error.into_error(id)),
-            Ok(Ok(Answer::Elsewhere)) => {}
+            Ok(Err(Broken::Before) | Ok(Answer::Elsewhere)) => {}
             Ok(Ok(Answer::Unsupported { .. })) => return Ok(Asked::Unsupported),
         }
     }

@@ -69,12 +69,12 @@ impl<I: Instance> Store<I> {
             let owner = match self.control_here(id, operation.clone()).await {
                 Err(Error::Locked { owner, .. }) => owner,
                 Err(error) => return Err(error),
-                Ok(done) => return finished(id, done, None),
+                Ok(done) => return finished(id, &done, None),
             };
             let ground = &self.engine().ground;
             let own = ground.log.writer_id().to_string();
             match client::ask(&ground.root, own, owner.as_deref(), id, &operation).await? {
-                Asked::Done(done, owner) => return finished(id, done, owner),
+                Asked::Done(done, owner) => return finished(id, &done, owner),
                 Asked::Lost if !operation.is_repeatable() => {
                     let reason = Error::rejected("the process that had it in use ended before it answered");
                     return Err(Error::Unknown { id: id.clone(), reason: reason.into() });
@@ -130,7 +130,7 @@ impl<I: Instance> InstanceRef<I> {
     }
 }
 
-fn finished(id: &InstanceId, done: WireDone, owner: Option<Owner>) -> Result<Done> {
+fn finished(id: &InstanceId, done: &WireDone, owner: Option<Owner>) -> Result<Done> {
     let record = RawRecord::parse(done.record.get().as_bytes()).and_then(RawRecord::typed);
     let record = record.map_err(|e| {
         let reason = format!("it was done, and the record in its answer cannot be read: {e}");

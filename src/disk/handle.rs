@@ -145,6 +145,7 @@ impl Handle {
     }
 
     /// The number of the descriptor, where the kernel has one.
+    #[cfg_attr(not(test), allow(clippy::unnecessary_wraps))]
     pub(super) fn descriptor(&self) -> Option<i32> {
         use std::os::fd::AsRawFd as _;
         match self {

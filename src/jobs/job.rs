@@ -117,6 +117,6 @@ impl Attempt {
 /// Waits until the job is paused, or is not. An instance that is let go changes no more.
 pub(super) async fn became(status: &watch::Receiver<Status>, paused: bool) {
     if status.clone().wait_for(|status| (*status == Status::Paused) == paused).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fiefdom::control::{Done, Operation};
-use fiefdom::{DataRoot, Error, InstanceId, Status, Store, Untyped, View};
+use fiefdom::{DataRoot, InstanceId, Status, Store, Untyped, View};
 use serde_json::json;
 
 use crate::args::Cancel;
@@ -13,6 +13,9 @@ use crate::output::{Output, say};
 
 /// How often it is looked whether a job has stopped.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How many looks may find no record of an instance that its owner knows.
+const MISSING: u32 = 100;
 
 pub(crate) async fn cancel(root: DataRoot, out: Output, args: Cancel) -> Result<u8, Failure> {
     args.ids.iter().try_for_each(|id| need_root(&root, id))?;
@@ -28,7 +31,7 @@ pub(crate) async fn cancel(root: DataRoot, out: Output, args: Cancel) -> Result<
             }
         }
         for (id, mut done) in asked {
-            match ended(&store.view(), &id).await {
+            match ended(&store.view(), &id, done.record.revision).await {
                 Ok(status) => {
                     done.asked = false;
                     tell(out, &id, &done, status)?;
@@ -70,18 +73,20 @@ fn fail(code: &mut u8, error: &fiefdom::Error) {
     }
 }
 
-/// Looks that a new instance has to come into its files, where readers see it.
-const LOOKS_FOR_NEW: u32 = 100;
-
-/// Waits until nobody is at work on the instance.
-async fn ended(view: &View, id: &InstanceId) -> fiefdom::Result<Status> {
-    let mut looks = 0;
+/// Waits until nobody is at work on the instance. Its files may lag behind what the owner answered,
+/// also those of an instance that is new.
+async fn ended(view: &View, id: &InstanceId, revision: u64) -> fiefdom::Result<Status> {
+    let mut missing = 0;
     loop {
         match view.record(id) {
-            Ok(record) if record.status.is_final() => return Ok(record.status),
-            Ok(record) if matches!(record.status, Status::Interrupted | Status::Pending) => return Ok(record.status),
-            Ok(_) => looks = LOOKS_FOR_NEW,
-            Err(Error::NotFound { .. }) if looks < LOOKS_FOR_NEW => looks += 1,
+            Ok(record) if record.revision >= revision => {
+                let status = record.status;
+                if status.is_final() || matches!(status, Status::Interrupted | Status::Pending) {
+                    return Ok(status);
+                }
+            }
+            Err(fiefdom::Error::NotFound { .. }) if missing < MISSING => missing += 1,
+            Ok(_) => {}
             Err(error) => return Err(error),
         }
         tokio::time::sleep(LOOK).await;
