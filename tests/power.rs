@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::disks::{LoopDevice, Mount, Random, campaign, forget_the_boot, image_dir, missing, skip, text, tool};
+use common::disks::{LoopDevice, Mount, Random, campaign, image_dir, missing, segments_left, skip, text, tool};
 use common::{Count, Counter, TestResult, id, options};
 use fiefdom::{
     Durability, Error, Filter, InstanceRef, NewInstance, Options, Status, Store, Transaction, Untyped, View,
@@ -354,7 +354,7 @@ fn live_and_lose_power(
     disk.cut()?;
     drop(writer);
     disk.restart()?;
-    tally.logs += forget_the_boot(root)?;
+    tally.logs += segments_left(root)?;
     // The test harness of the writer begins the line.
     let has = |word: &str| said.iter().any(|line| line.ends_with(word));
     let cut_while_opening = has("opening") && !has("opened");
