@@ -257,8 +257,9 @@ async fn on_a_full_disk_an_instance_can_be_deleted_and_then_commits_go_on() -> T
                 filled.acknowledged.remove(&name);
                 filled.instances.retain(|instance| instance.id().as_str() != name);
                 // It makes room for a commit only if the instance took up as much as a new segment of
-                // the log and the files that wait for room do.
-                let mut tries = if freed >= 16 && !disk.contains("nr_inodes") { 20 } else { 0 };
+                // the log and the files do that wait for room: a block each for the record, its
+                // temporary file and the events of several instances.
+                let mut tries = if freed >= 32 && !disk.contains("nr_inodes") { 20 } else { 0 };
                 while tries > 0 && !filled.commit(disk, 0, 10).await {
                     tries -= 1;
                     assert!(tries > 0, "{disk}: no commit goes through, {freed} KiB were freed");
