@@ -37,6 +37,9 @@ fn summarise(claim: &Claim<Chapter>) -> Result<String, BoxError> {
         println!("{}: crashing", claim.item().title);
         std::process::abort();
     }
+    if claim.item().words < 100 {
+        return Err("it is too short for a summary".into());
+    }
     Ok(format!("{} in {} words", claim.item().title, claim.item().words / 100))
 }
 

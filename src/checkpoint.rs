@@ -46,7 +46,7 @@ impl<I: Instance> InstanceRef<I> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] and [`Error::TooLarge`] for what is beyond the limits of
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) and [`Error::TooLarge`](crate::Error::TooLarge) for what is beyond the limits of
     /// [`Checkpoint`], and those of [`InstanceRef::update`]: the last checkpoint is the one before.
     ///
     /// When the future is dropped the checkpoint may be written or not, as a whole.
@@ -73,7 +73,7 @@ impl<I: Instance> InstanceRef<I> {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] and [`Error::Io`] when neither the file nor the event log can be read, and
+    /// [`Error::Corrupt`](crate::Error::Corrupt) and [`Error::Io`](crate::Error::Io) when neither the file nor the event log can be read, and
     /// those of [`InstanceRef`].
     pub async fn last_checkpoint(&self) -> Result<Option<LastCheckpoint>> {
         if self.record().await?.work.checkpoint_seq.is_none() {
