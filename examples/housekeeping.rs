@@ -1,10 +1,13 @@
-//! What happens to instances that are over: one is exported, the old ones are deleted, and the exported
-//! one comes back under another name. The change feed tells of every commit meanwhile.
+//! What happens to instances that are over: one is changed by its id alone, one is exported, the old ones
+//! are deleted, and the exported one comes back under another name. The change feed tells of every commit
+//! meanwhile.
 
 use std::path::PathBuf;
 
+use fiefdom::control::{Change, Operation};
 use fiefdom::{BoxError, Filter, ImportOptions, NewInstance, Retention, RetentionRule, Status, Store, Untyped};
 use futures::StreamExt as _;
+use serde_json::json;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -31,6 +34,11 @@ async fn main() -> Result<(), BoxError> {
         job.put_artifact("result.txt", format!("the result of job {n}\n")).await?;
         job.transition(Status::Succeeded, None).await?;
     }
+
+    // By its id alone, whichever process has it in use: here it is this one.
+    let seen = Change::new().merge(json!({ "seen": true }));
+    let done = store.control(&"job-2".parse()?, Operation::Update(seen)).await?;
+    println!("{} is at revision {}", done.record.id, done.record.revision);
 
     // One moment of its commits, also when somebody is writing to it.
     let archive = root.with_extension("tar.gz");

@@ -39,6 +39,9 @@ const TRIED_AGAIN: &str =
 const RECOVERS: &str = "recover it, as the next opening of the store does";
 const REMOVES_REST: &str = "remove what is left of it";
 
+/// The kind of the library's lists of work.
+const BATCH: &str = "batch";
+
 /// What is looked at, and looked at again, as one.
 #[derive(Clone, Debug)]
 pub(super) enum Unit {
@@ -366,17 +369,19 @@ impl<'a> Look<'a> {
         let live = self.is_live(name);
         self.live += usize::from(live);
         self.check_mode(&root.instances, name)?;
-        if !live {
-            self.temporaries(&dir, None)?;
-        }
         // The record first: what it knows is in the files already.
         let record = self.record(&dir, &id, live)?;
-        let files = dir.open_dir(layout::EVENTS)?;
-        if let Some(events) = &files {
-            self.check_mode(&dir, layout::EVENTS)?;
-            if !live {
-                self.temporaries(events, Some(layout::EVENTS))?;
+        if !live {
+            self.temporary(&dir, None, layout::RECORD)?;
+            self.temporary(&dir, Some(layout::EVENTS), layout::EVENT_STATE)?;
+            self.temporary(&dir, Some(layout::LOGS), layout::CHECKPOINT)?;
+            if record.as_ref().is_some_and(|record| record.kind == BATCH) {
+                self.temporary(&dir, Some(layout::WORKSPACE), layout::BATCH_ITEMS)?;
             }
+        }
+        let files = dir.open_dir(layout::EVENTS)?;
+        if files.is_some() {
+            self.check_mode(&dir, layout::EVENTS)?;
         }
         let Some(record) = record else { return Ok(()) };
         let scanned = match &files {
@@ -387,19 +392,16 @@ impl<'a> Look<'a> {
         self.batch(&dir, &record)
     }
 
-    fn temporaries(&mut self, dir: &Dir, below: Option<&'static str>) -> Result<()> {
-        for target in [layout::RECORD, layout::EVENT_STATE, layout::BATCH_ITEMS] {
-            let name = layout::temporary(target);
-            if dir.stat(&name)?.is_some() {
-                let reason = format!("a write of {target} was cut short");
-                let finding = Finding::new(
-                    Severity::Note,
-                    &dir.path_of(&name),
-                    reason,
-                    "remove it, with a copy in the quarantine",
-                );
-                self.found.push(finding.mended_by(Fix::RemoveTemporary(below, name)));
-            }
+    /// What a write that was cut short has left, in the instance or in a directory of it.
+    fn temporary(&mut self, instance: &Dir, below: Option<&'static str>, target: &str) -> Result<()> {
+        // A job may have put something else there; what matters of it is judged elsewhere.
+        let opened = below.map(|below| instance.open_dir(below).ok().flatten());
+        let Some(dir) = opened.as_ref().map_or(Some(instance), Option::as_ref) else { return Ok(()) };
+        let name = layout::temporary(target);
+        if dir.stat(&name)?.is_some() {
+            let (path, reason) = (dir.path_of(&name), format!("a write of {target} was cut short"));
+            let finding = Finding::new(Severity::Note, &path, reason, "remove it, with a copy in the quarantine");
+            self.found.push(finding.mended_by(Fix::RemoveTemporary(below, name)));
         }
         Ok(())
     }
@@ -521,7 +523,7 @@ impl<'a> Look<'a> {
     /// The items of a batch: as many as its record says, and each with an id when they are jobs, as
     /// all were in version 1.
     fn batch(&mut self, dir: &Dir, record: &RawRecord) -> Result<()> {
-        if record.kind != "batch" {
+        if record.kind != BATCH {
             return Ok(());
         }
         let state: Value = serde_json::from_str(record.state.get()).unwrap_or_default();

@@ -62,17 +62,21 @@ pub(super) fn survey(disk: Disk, facts: &[Fact], end: End, story: &dyn Fn() -> S
 
 /// Every crash point of a run, each with a kill and with several power cuts. Returns their number.
 fn crash_everywhere(steps: &[Step], random: &mut Random, deeper: u64) -> u64 {
-    crash_at(steps, random, 100, deeper)
+    crash_at(steps, 0, random, 100, deeper)
 }
 
-/// Some of the crash points of a run. `deeper` is the part, in percent, in whose recovery there is
-/// another crash.
-pub(super) fn crash_at(steps: &[Step], random: &mut Random, percent: u64, deeper: u64) -> u64 {
+/// How many of the crash points that another run has as well are taken, in percent: what is lost in a
+/// power cut differs.
+const SHARED: u64 = 10;
+
+/// Some of the crash points of a run, in percent. Those before `own` are in other runs as well. `deeper`
+/// is the part, in percent, in whose recovery there is another crash.
+pub(super) fn crash_at(steps: &[Step], own: usize, random: &mut Random, percent: u64, deeper: u64) -> u64 {
     let run = run(steps);
     let mut points = 0;
     for (at, image) in run.images.iter().enumerate() {
         let seen = look_as_a_reader(image);
-        if !random.chance(percent) {
+        if !random.chance(if at < own { SHARED } else { percent }) {
             continue;
         }
         let facts = &run.facts[..image.note];
@@ -228,15 +232,35 @@ fn a_root_several_new_directories_deep_survives_a_power_cut() {
     assert!(root.is_some(), "the way to the root is lost");
 }
 
+/// Among how many threads the sequences are shared: it is the longest test.
+const THREADS: usize = 4;
+
 #[test]
 fn every_sequence_of_two_steps() {
-    let mut random = Random::new(2);
-    let mut points = 0;
-    for first in STEPS {
-        for second in STEPS {
-            let steps = [Step::Create(0, Durability::Disk), Step::Update(0, Durability::Disk), first, second];
-            points += crash_everywhere(&steps, &mut random, 2);
-        }
-    }
+    // Most points are those of what sequences begin with alike.
+    let begin = [Step::Create(0, Durability::Disk), Step::Update(0, Durability::Disk)];
+    let alike = run(&begin).images.len();
+    let sequences_from = |first: Step, random: &mut Random| -> u64 {
+        let [create, update] = begin;
+        let so_far = run(&[create, update, first]).images.len();
+        let all = STEPS.into_iter().enumerate().map(|(nth, second)| {
+            let own = if nth == 0 { alike } else { so_far };
+            crash_at(&[create, update, first, second], own, random, 100, 2)
+        });
+        all.sum()
+    };
+    let points: u64 = std::thread::scope(|scope| {
+        let parts = STEPS.chunks(STEPS.len().div_ceil(THREADS)).zip(2..);
+        let threads: Vec<_> = parts
+            .map(|(firsts, seed)| {
+                scope.spawn(move || {
+                    let mut random = Random::new(seed);
+                    firsts.iter().map(|first| sequences_from(*first, &mut random)).sum::<u64>()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("a thread that does not panic")).sum()
+    });
+    let points = points + crash_everywhere(&begin, &mut Random::new(1), 2);
     crate::tests::shown!("{points} crash points");
 }

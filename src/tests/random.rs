@@ -22,7 +22,7 @@ fn random_runs_crashed_at_random_points() {
     let (mut points, mut runs) = (0, 0);
     while points < wanted {
         let steps: Vec<Step> = (0..3 + random.below(STEPS_MAX - 2)).map(|_| random.choose(&STEPS)).collect();
-        points += crash_at(&steps, &mut random, PERCENT, 5);
+        points += crash_at(&steps, 0, &mut random, PERCENT, 5);
         runs += 1;
     }
     crate::tests::shown!("{points} crash points in {runs} random runs on the model disk, 0 losses");
