@@ -66,6 +66,21 @@ fn a_job_of_another_process_is_cancelled() {
     assert_eq!(fief.survivors(), [0; 0]);
 }
 
+/// Also when the owner's files follow late.
+#[test]
+fn what_a_command_reports_is_what_the_next_one_shows() {
+    let fief = Fief::new();
+    let runner = run_one(&fief, &[]);
+    for n in 1..=20 {
+        for (command, status) in [("pause", "paused"), ("unpause", "running")] {
+            fief.ok([command, "b-1"]);
+            assert_eq!(fief.status("b-1"), status, "turn {n}");
+        }
+    }
+    fief.write("go", "");
+    assert_eq!(runner.end().code, Some(0));
+}
+
 #[test]
 fn without_wait_the_command_says_that_it_asked() {
     let fief = Fief::new();

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::admission::Permit;
 use super::instance::{InstanceMsg, Live};
 use super::transaction::Transaction;
+use crate::blocking;
 use crate::control::{Change, Operation, WireDone, lost_key, merge_patch};
 use crate::error::{Error, Result};
 use crate::input::{self, Fitting};
@@ -35,6 +36,11 @@ impl<I: Instance> Live<I> {
                 event_seq = self.change(permit, move |tx| tx.event(&kind, &data).map(Some)).await?;
             }
             Operation::Answer { key, value } => event_seq = Some(self.answer(permit, &key, value).await?),
+        }
+        // Whoever asked may look at the files next. What cannot be written yet is durable in the log.
+        let (id, lane) = (self.core.lane.id.clone(), Arc::clone(&self.core.lane));
+        if let Err(error) = blocking::run(move || lane.materialise()).await {
+            tracing::debug!(%id, %error, "the files are behind what was done");
         }
         let record = self.core.published().compact().map_err(|e| json::unserializable("record", &e))?;
         let record = String::from_utf8(record)
