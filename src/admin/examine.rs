@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::log::events::{Lines, Position};
 use crate::log::{activate, segment, trash};
 use crate::options::Options;
-use crate::record::{InstanceId, RawRecord, Record, json};
+use crate::record::{BATCH_KIND, InstanceId, RawRecord, Record, json};
 
 /// Looks behind the first, and the time before each.
 const MORE_LOOKS: usize = 2;
@@ -38,9 +38,6 @@ const TRIED_AGAIN: &str =
     "nothing: the process tries again, and keeps the log until then; `Store::stats` says how it is";
 const RECOVERS: &str = "recover it, as the next opening of the store does";
 const REMOVES_REST: &str = "remove what is left of it";
-
-/// The kind of the library's lists of work.
-const BATCH: &str = "batch";
 
 /// What is looked at, and looked at again, as one.
 #[derive(Clone, Debug)]
@@ -375,7 +372,7 @@ impl<'a> Look<'a> {
             self.temporary(&dir, None, layout::RECORD)?;
             self.temporary(&dir, Some(layout::EVENTS), layout::EVENT_STATE)?;
             self.temporary(&dir, Some(layout::LOGS), layout::CHECKPOINT)?;
-            if record.as_ref().is_some_and(|record| record.kind == BATCH) {
+            if record.as_ref().is_some_and(|record| record.kind == BATCH_KIND) {
                 self.temporary(&dir, Some(layout::WORKSPACE), layout::BATCH_ITEMS)?;
             }
         }
@@ -523,7 +520,7 @@ impl<'a> Look<'a> {
     /// The items of a batch: as many as its record says, and each with an id when they are jobs, as
     /// all were in version 1.
     fn batch(&mut self, dir: &Dir, record: &RawRecord) -> Result<()> {
-        if record.kind != BATCH {
+        if record.kind != BATCH_KIND {
             return Ok(());
         }
         let state: Value = serde_json::from_str(record.state.get()).unwrap_or_default();

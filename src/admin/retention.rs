@@ -15,10 +15,7 @@ use crate::disk::root::Root;
 use crate::error::{Error, Result};
 use crate::log::activate;
 use crate::options::Options;
-use crate::record::{InstanceId, RawRecord, Record, Status};
-
-/// The tag that names the batch of a job, and the kind of a batch.
-const BATCH: &str = "batch";
+use crate::record::{BATCH_KIND, BATCH_TAG, InstanceId, RawRecord, Record, Status};
 
 /// Which instances are deleted when they have been over for long enough.
 ///
@@ -245,7 +242,7 @@ pub(crate) struct Due {
 
 impl Due {
     pub(crate) fn is_batch(&self) -> bool {
-        self.kind == BATCH
+        self.kind == BATCH_KIND
     }
 
     pub(crate) fn deleted(self, bytes: u64) -> Deleted {
@@ -281,7 +278,7 @@ pub(crate) fn plan(root: &Root, policy: &Retention, now: DateTime<Utc>) -> Resul
             (true, _) => RefusedReason::Pinned,
             (false, None) => RefusedReason::NoEnd,
             (false, Some(ended_at)) => {
-                let batch = record.tags.get(BATCH).and_then(|batch| InstanceId::new(batch).ok());
+                let batch = record.tags.get(BATCH_TAG).and_then(|batch| InstanceId::new(batch).ok());
                 let (uid, kind, status) = (record.uid, record.kind, record.status);
                 found.push(Due { id, uid, kind, status, ended_at, batch, rule });
                 continue;
@@ -355,7 +352,7 @@ fn read(root: &Root, id: &InstanceId) -> Result<Option<RawRecord>> {
 /// Whether a batch is there and has not succeeded. One that cannot be read may go on.
 fn goes_on(root: &Root, batch: &InstanceId) -> bool {
     match read(root, batch) {
-        Ok(record) => record.is_some_and(|batch| batch.kind == BATCH && batch.status != Status::Succeeded),
+        Ok(record) => record.is_some_and(|batch| batch.kind == BATCH_KIND && batch.status != Status::Succeeded),
         Err(_) => true,
     }
 }

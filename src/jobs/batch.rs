@@ -41,7 +41,6 @@ use state::{BatchState, Open, Place, set_running, settle};
 pub(super) use state::BatchKind;
 
 pub use claim::Claim;
-pub(super) use job::BATCH_TAG;
 pub use job::BatchItem;
 pub use results::{ItemOutcome, ItemResult, ResultPage};
 pub(super) use runs::{JobDone, Listed};

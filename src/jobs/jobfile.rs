@@ -18,7 +18,7 @@ use std::fmt;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::batch::BATCH_TAG;
+use crate::record::BATCH_TAG;
 
 /// The longest line in bytes, its end not counted: Linux takes no argument of a
 /// program longer than 128 KiB with its closing NUL (`MAX_ARG_STRLEN`), and a

@@ -18,14 +18,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{BATCH_TAG, Batch, BatchItem, Claim, JobDone, Listed, MAX_OPEN};
+use super::batch::{Batch, BatchItem, Claim, JobDone, Listed, MAX_OPEN};
 use super::job::{Attempt, Job, became};
 use super::retry::{self, RetryPolicy};
 use crate::blocking;
 use crate::error::{Error, Result};
 use crate::instance::Session;
 use crate::options::Durability;
-use crate::record::{InstanceId, LastCheckpoint, Status};
+use crate::record::{BATCH_TAG, InstanceId, LastCheckpoint, Status};
 use crate::store::Store;
 
 /// How long a job that is told to stop may take, by default.

@@ -23,3 +23,9 @@ pub use meta::Record;
 pub(crate) use meta::{COUNT_MAX, Document, FORMAT, RawRecord};
 pub use status::Status;
 pub use work::{Checkpoint, InputRequest, LastCheckpoint};
+
+/// The kind of a batch.
+pub(crate) const BATCH_KIND: &str = "batch";
+
+/// The tag of a job that names its batch.
+pub(crate) const BATCH_TAG: &str = "batch";

@@ -18,8 +18,9 @@ const ROOT_VARIABLE: &str = "FIEFDOM_DATA_DIR";
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Args {
-    /// Where the instances live [default: $`FIEFDOM_DATA_DIR`, else ~/.fiefdom]
+    // Not a comment of documentation: in those the variable would need backticks, which people would see.
     #[arg(long, global = true, value_name = "DIR")]
+    #[arg(help = "Where the instances live [default: $FIEFDOM_DATA_DIR, else ~/.fiefdom]")]
     root: Option<PathBuf>,
     /// Print JSON on standard output, one document (or one per line), and nothing else
     #[arg(long, global = true)]

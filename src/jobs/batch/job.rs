@@ -9,10 +9,7 @@ use super::items::{Checks, too_many};
 use super::{Batch, MAX_ITEMS, refuse};
 use crate::error::Result;
 use crate::kind::NewInstance;
-use crate::record::{InstanceId, Record};
-
-/// The tag of a job that names its batch.
-pub(in crate::jobs) const BATCH_TAG: &str = "batch";
+use crate::record::{BATCH_TAG, InstanceId, Record};
 
 /// One job of a batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -20,7 +20,7 @@ use super::{BatchSettings, MAX_OPEN};
 use crate::actors::transaction::Transaction;
 use crate::error::{BoxError, Error, Result};
 use crate::kind::{Instance, NewInstance};
-use crate::record::Status;
+use crate::record::{BATCH_KIND, Status};
 
 /// The types of the events of a batch.
 pub(super) const COMPLETED: &str = "item.completed";
@@ -103,7 +103,7 @@ pub(crate) struct BatchState {
 }
 
 impl Instance for BatchKind {
-    const KIND: &'static str = "batch";
+    const KIND: &'static str = BATCH_KIND;
     const SCHEMA_VERSION: u32 = 2;
     type State = BatchState;
     type Prepared = ();
