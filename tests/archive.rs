@@ -629,6 +629,30 @@ async fn of_twenty_processes_that_import_one_id_one_wins() -> TestResult {
 const CALLS: [&str; 10] =
     ["openat", "mkdirat", "write", "pwrite64", "fsync", "renameat", "unlinkat", "flock", "ftruncate", "symlinkat"];
 
+/// A kill does not show a missing flush, so the calls are looked at themselves.
+#[tokio::test]
+async fn an_import_is_on_disk_before_it_has_its_name_and_its_name_before_it_is_reported() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    let (temp, root) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let file = temp.path().join("a.tar.gz");
+    std::fs::write(&file, sample().await?)?;
+    let mut worker = Worker::start()?;
+    worker.open(root.path(), "")?;
+    let strace = Strace::attach(&[worker.threads()?["disk"]], &["trace=fsync,renameat,renameat2", "signal=none"])?;
+    worker.must(&format!("import {} n", file.display()))?;
+    let trace = strace.end()?;
+    let placed = trace.iter().rposition(|line| line.starts_with("rename") && line.contains("\"n\""));
+    let (before, after) = trace.split_at(placed.ok_or("it was not renamed")?);
+    let flushed = |lines: &[String], end: &str| lines.iter().any(|l| l.starts_with("fsync(") && l.contains(end));
+    for end in ["/workspace/sub/file>", "/workspace/sub>", "/events/events.jsonl>", "/instance.json>", "/instance>"] {
+        assert!(flushed(before, end), "{end} was not flushed before the rename: {trace:#?}");
+    }
+    assert!(flushed(after, "/instances>"), "the name was not flushed: {trace:#?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_import_that_is_killed_at_any_call_leaves_the_whole_or_nothing() -> TestResult {
     if strace::is_missing()? {
