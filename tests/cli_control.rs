@@ -113,8 +113,10 @@ fn a_paused_job_stands_still_and_its_timeout_with_it() {
     until("longer than the timeout", || (paused.elapsed().as_millis() > 3500).then_some(()));
     assert!(states(&fief).iter().all(|state| *state == 'T'));
     assert_eq!(fief.json(["show", "b-1"])["status"], "paused");
+    // It may end only afterwards: the command reports what stands when it answers.
+    let said = fief.ok(["unpause", "b-1"]);
+    assert!(said.starts_with("b-1 running (by process "), "{said}");
     fief.write("go", "");
-    assert!(fief.ok(["unpause", "b-1"]).starts_with("b-1 running (by process "));
     let ran = runner.end();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let events = fief.events("b-1");
