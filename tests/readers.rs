@@ -63,8 +63,10 @@ async fn a_reader_never_sees_a_torn_or_missing_record() -> TestResult {
         // Each is a rewrite of its own, and on view as soon as it is flushed.
         assert_eq!(value_in(&path)?, value);
     }
-    let seen = said.map_while(Result::ok).find_map(|line| Some(line.strip_prefix("seen ")?.parse::<u64>()));
-    assert!(reader.wait()?.success(), "the reader found something wrong");
+    // To the end: the pipe has to be there for as long as the reader may write to it.
+    let said: Vec<String> = said.map_while(Result::ok).collect();
+    assert!(reader.wait()?.success(), "the reader found something wrong: {said:?}");
+    let seen = said.iter().find_map(|line| Some(line.strip_prefix("seen ")?.parse::<u64>()));
     assert!(seen.ok_or("the reader saw nothing")?? > 10);
     store.shutdown().await?;
     Ok(())
