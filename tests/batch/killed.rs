@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use fiefdom::jobs::{Batch, ItemOutcome, ItemResult};
 use serde_json::json;
 
-use crate::common::{TestResult, id, shown};
+use crate::common::{Random, TestResult, another_process, id, shown};
 use crate::{all_results, from_env, numbers, open};
 
 /// Kills; `FIEFDOM_TEST_BATCH_KILLS` says otherwise.
@@ -46,8 +46,7 @@ async fn work(batch: Batch<u64>) -> TestResult {
 }
 
 fn start_workers(root: &Path, items: u64) -> TestResult<Child> {
-    let child = Command::new(std::env::current_exe()?)
-        .args(["killed::be_four_workers", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+    let child = another_process("killed::be_four_workers")?
         .env("FIEFDOM_TEST_ROOT", root)
         .env("FIEFDOM_TEST_ITEMS", items.to_string())
         .stdout(Stdio::piped())
@@ -91,14 +90,13 @@ fn a_kill_at_any_moment_loses_no_item_and_marks_none_twice() -> TestResult {
     let kills = from_env("FIEFDOM_TEST_BATCH_KILLS", KILLS);
     let items = kills * 100;
     let root = tempfile::tempdir()?;
-    let mut random = u64::from(std::process::id()) | 1;
+    let mut random = Random::seeded()?;
     let (mut said, mut lives) = (Said::default(), 0);
     while !said.done {
         let mut child = start_workers(root.path(), items)?;
         let mut output = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // Killed after so many lines: the moment does not depend on how fast this machine is.
-        let mut left = if lives < kills { Some((random >> 33) % 160) } else { None };
+        let mut left = if lives < kills { Some(random.below(160)) } else { None };
         while let Some(line) = output.next().transpose()? {
             said.note(&line)?;
             left = left.map(|left| left.saturating_sub(1));
