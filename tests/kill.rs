@@ -105,6 +105,6 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() -> TestResul
     for lane in lanes.collect::<Vec<_>>() {
         lane.await??;
     }
-    println!("shown: {} kills at random moments, 0 acknowledged commits lost", kills / LANES * LANES);
+    common::shown!("{} kills at random moments, 0 acknowledged commits lost", kills / LANES * LANES);
     Ok(())
 }

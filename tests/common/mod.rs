@@ -114,9 +114,13 @@ pub(crate) fn lines_of_a_life(
     let first_came = told.recv_timeout(Duration::from_secs(20));
     // Not a wait for something: the length of a life.
     std::thread::sleep(then);
+    let ended = child.try_wait()?;
     child.kill()?;
     child.wait()?;
     let lines = reader.join().map_err(|_| "the reader panicked")?;
     first_came.map_err(|_| format!("it never said {first:?}: {lines:?}"))?;
+    if let Some(status) = ended {
+        return Err(format!("it ended by itself, {status}: {lines:?}").into());
+    }
     Ok(lines)
 }
