@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use common::{Counter, TestResult, eventually, id, options};
+use common::{Counter, TestResult, another_process, eventually, id, options};
 use fiefdom::{Alarms, DueAlarm, Error, ImportOptions, Instance, NewInstance, Store, Untyped, View};
 use futures::StreamExt as _;
 
@@ -368,30 +368,16 @@ async fn keep_setting(store: Store<Counter>, life: u64, lane: u64) -> Result<(),
 }
 
 fn start(what: &str, root: &Path, life: u64) -> TestResult<Child> {
-    let child = Command::new(std::env::current_exe()?)
-        .args([what, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
-        .env("FIEFDOM_TEST_ROOT", root)
-        .env("FIEFDOM_TEST_LIFE", life.to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    Ok(child)
+    let mut command = another_process(what)?;
+    command.env("FIEFDOM_TEST_ROOT", root).env("FIEFDOM_TEST_LIFE", life.to_string());
+    Ok(command.stdout(Stdio::piped()).spawn()?)
 }
 
 /// What the process said before it was killed, some time after it had the root open.
 fn live_and_die(root: &Path, life: u64, length: Duration) -> TestResult<Vec<String>> {
     let mut child = start("be_a_worker", root, life)?;
-    let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines().map_while(Result::ok);
-    let opened = lines.by_ref().any(|line| line == "open");
-    let reader = std::thread::Builder::new().spawn(move || lines.collect::<Vec<_>>())?;
-    std::thread::sleep(length);
-    let early = child.try_wait()?;
-    child.kill()?;
-    let output = child.wait_with_output()?;
-    if early.is_some() || !opened {
-        return Err(format!("it ended by itself: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
-    Ok(reader.join().map_err(|_| "the reader panicked")?)
+    let said = child.stdout.take().ok_or("no output")?;
+    common::lines_of_a_life(child, said, "open", length)
 }
 
 /// Each instance fires three times: what is there when nothing waits any more says whether an alarm

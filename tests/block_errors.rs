@@ -8,13 +8,13 @@ mod common;
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::disks::{LoopDevice, Mount, missing, segments_left, skip, tool};
-use common::{Counter, TestResult, id, options};
+use common::{Counter, TestResult, another_process, id, options};
 use fiefdom::{Error, NewInstance, Store, Untyped, View};
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -278,8 +278,7 @@ struct Subject {
 
 impl Subject {
     fn start(root: &Path) -> TestResult<Self> {
-        let mut process = Command::new(std::env::current_exe()?)
-            .args(["obey", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        let mut process = another_process("obey")?
             .env("FIEFDOM_TEST_ROOT", root)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -10,10 +10,10 @@ mod worker;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use common::{Counter, TestResult, id};
+use common::{Counter, TestResult, another_process, id};
 use fiefdom::jobs::{Attempt, Batch, BatchItem, BatchSettings, Job, Runner};
 use fiefdom::{
     BoxError, Checkpoint, Doctor, Durability, Error, Instance, InstanceRef, LastCheckpoint, NewInstance, Options,
@@ -272,8 +272,8 @@ async fn be_a_checkpointer() -> TestResult {
 
 /// This test binary again, as another process.
 fn start(name: &str, root: &Path) -> TestResult<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args([name, "--exact", "--ignored", "--nocapture", "--test-threads=1"]).env("FIEFDOM_TEST_ROOT", root);
+    let mut command = another_process(name)?;
+    command.env("FIEFDOM_TEST_ROOT", root);
     Ok(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
 }
 

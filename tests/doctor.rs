@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cli::{Fief, Ran, Started};
-use common::{Counter, TestResult, id, options};
+use common::{Counter, TestResult, another_process, id, options};
 use fiefdom::{Doctor, NewInstance, Options, Outcome, Report, Severity, Status, Store, Untyped};
 
 /// Examinations of a store at work; a longer campaign sets `FIEFDOM_TEST_EXAMINATIONS`.
@@ -418,8 +418,8 @@ async fn be_an_owner() -> TestResult {
 #[tokio::test]
 async fn a_killed_owner_is_live_before_and_waits_for_recovery_after() -> TestResult {
     let fief = Fief::new();
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["be_an_owner", "--exact", "--ignored", "--nocapture"]).env("FIEFDOM_TEST_ROOT", &fief.root);
+    let mut command = another_process("be_an_owner")?;
+    command.env("FIEFDOM_TEST_ROOT", &fief.root);
     let mut owner = Started::new(command);
     owner.prints("made");
     let report = Doctor::examine(&fief.root)?;

@@ -7,11 +7,11 @@ mod common;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use cli::Fief;
-use common::{Counter, TestResult, eventually, id};
+use common::{Counter, TestResult, another_process, eventually, id};
 use fiefdom::jobs::{Attempt, Batch, BatchItem, BatchSettings, Job, RetryPolicy, Runner};
 use fiefdom::{
     BoxError, Doctor, Error, Instance, InstanceRef, NewInstance, Session, Status, Store, Unanswered, Untyped, View,
@@ -488,8 +488,8 @@ async fn a_job_whose_time_is_up_while_it_waits_is_tried_again_and_gets_the_answe
 }
 
 fn start(name: &str, root: &Path) -> TestResult<std::process::Child> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args([name, "--exact", "--ignored", "--nocapture", "--test-threads=1"]).env("FIEFDOM_TEST_ROOT", root);
+    let mut command = another_process(name)?;
+    command.env("FIEFDOM_TEST_ROOT", root);
     Ok(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
 }
 

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{TestResult, id, options, shown};
+use common::{TestResult, another_process, id, options, shown};
 use fiefdom::{
     BoxError, Error, Filter, Instance, Migrated, Migration, MigrationOutcome, NewInstance, Status, Store, Untyped, View,
 };
@@ -346,8 +346,7 @@ async fn a_record_of_a_newer_format_is_refused_without_a_touch() -> TestResult {
 
 /// A process that migrates a root, and says which instances are done.
 fn start_migrator(root: &Path) -> TestResult<Child> {
-    Ok(Command::new(std::env::current_exe()?)
-        .args(["migrate_in_a_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+    Ok(another_process("migrate_in_a_process")?
         .env("FIEFDOM_TEST_ROOT", root)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

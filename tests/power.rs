@@ -5,18 +5,17 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/counting.rs"]
+mod counting;
 
-use std::collections::HashMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout};
 use std::time::{Duration, Instant};
 
-use common::disks::{LoopDevice, Mount, Random, campaign, image_dir, missing, segments_left, skip, text, tool};
-use common::{Count, Counter, TestResult, id, options};
-use fiefdom::{
-    Durability, Error, Filter, InstanceRef, NewInstance, Options, Status, Store, Transaction, Untyped, View,
-};
+use common::disks::{LoopDevice, Mount, campaign, image_dir, missing, segments_left, skip, text, tool};
+use common::{Random, TestResult};
+use counting::{Levels, Model};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// Power cuts on each file system; a longer campaign sets `FIEFDOM_TEST_POWER_CUTS`.
@@ -31,180 +30,12 @@ const LIFE: Duration = Duration::from_millis(200);
 /// Longest life of one in three once it begins to open the root, which takes about that long.
 const OPENING: Duration = Duration::from_millis(12);
 
-/// Commits of one counter that a writer has under way at once.
-const BURST: u64 = 8;
-
-const COUNTERS: [&str; 4] = ["c0", "c1", "c2", "c3"];
-
-/// Everything is small, so that in a short life segments fill, logs rotate, checkpoints happen, and
-/// instances have to make room for others.
-fn small() -> Options {
-    options(|o| {
-        o.log_segment_bytes = 16 << 10;
-        o.event_segment_bytes = 4 << 10;
-        o.live_instances = 4;
-        o.materialise_within = Duration::from_millis(2);
-        o.log_segment_age = Duration::from_millis(20);
-    })
-}
-
-/// Counts at the level `Disk`, or every second time at the level `Os`, of which nothing is promised.
-fn count(both_levels: bool) -> impl FnOnce(&mut Transaction<Count>) -> fiefdom::Result<u64> + Send + 'static {
-    move |tx| {
-        tx.state_mut().value += 1;
-        let value = tx.state().value;
-        let os = both_levels && value % 2 == 1;
-        tx.set_durability(if os { Durability::Os } else { Durability::Disk });
-        tx.event("counted", &value)?;
-        Ok(value)
-    }
-}
-
 /// The process that is cut off. A line that it prints is an acknowledgement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "started by another test"]
 async fn be_a_writer() -> TestResult {
-    let root = std::env::var("FIEFDOM_TEST_ROOT")?;
-    let life: u64 = std::env::var("FIEFDOM_TEST_LIFE")?.parse()?;
     let both_levels = std::env::var_os("FIEFDOM_TEST_BOTH_LEVELS").is_some();
-    println!("opening");
-    let store = Store::open_with(root, Counter, small()).await?;
-    println!("opened");
-    let counters = COUNTERS.map(|name| tokio::spawn(keep_counting(store.clone(), name, both_levels)));
-    let churn = tokio::spawn(make_and_delete(store, life));
-    for counter in counters {
-        counter.await??;
-    }
-    churn.await?
-}
-
-async fn keep_counting(store: Store<Counter>, name: &'static str, both_levels: bool) -> TestResult {
-    let counter = match store.create(NewInstance::with_id(id(name))).await {
-        Err(Error::AlreadyExists { .. }) => store.get(&id(name)).await?,
-        made => made?.instance().clone(),
-    };
-    println!("made {name}");
-    counter.transition(Status::Running, None).await?;
-    println!("running {name}");
-    loop {
-        let burst = futures::future::try_join_all((0..BURST).map(|_| counter.commit(count(both_levels)))).await?;
-        // Calls that are made at once have no order among them.
-        let mut values: Vec<u64> = burst.into_iter().map(|committed| committed.value).collect();
-        values.sort_unstable();
-        for value in values.into_iter().filter(|value| !both_levels || value.is_multiple_of(2)) {
-            println!("counted {name} {value}");
-        }
-    }
-}
-
-async fn make_and_delete(store: Store<Counter>, life: u64) -> TestResult {
-    for nth in 0.. {
-        let name = format!("t{life}-{nth}");
-        let it = store.create(NewInstance::with_id(id(&name))).await?;
-        println!("made {name}");
-        println!("counted {name} {}", it.commit(count(false)).await?.value);
-        if nth % 3 != 0 {
-            println!("deleting {name}");
-            store.delete(&id(&name)).await?;
-            println!("deleted {name}");
-        }
-    }
-    Ok(())
-}
-
-/// How far an instance has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Stage {
-    #[default]
-    Unknown,
-    Made,
-    Deleting,
-    Deleted,
-}
-
-/// What the acknowledgements say of an instance.
-#[derive(Debug, Default)]
-struct Known {
-    stage: Stage,
-    running: bool,
-    /// The last value that was acknowledged, or seen after a recovery.
-    value: u64,
-    /// Lives since the last look.
-    lives: u64,
-}
-
-/// What the acknowledgements say of a root.
-#[derive(Default)]
-struct Model(HashMap<String, Known>);
-
-impl Model {
-    fn note(&mut self, line: &str) -> TestResult {
-        let mut words = line.split(' ');
-        // Other lines are of the test harness.
-        let Some(what @ ("made" | "running" | "deleting" | "deleted" | "counted")) = words.next() else {
-            return Ok(());
-        };
-        let known = self.0.entry(words.next().ok_or("no name")?.to_owned()).or_default();
-        match what {
-            "made" => known.stage = Stage::Made,
-            "running" => known.running = true,
-            "deleting" => known.stage = Stage::Deleting,
-            "deleted" => known.stage = Stage::Deleted,
-            _ => {
-                let value = words.next().ok_or("no value")?.parse()?;
-                assert!(value > known.value, "{line}: acknowledged again, after {known:?}");
-                known.value = value;
-            }
-        }
-        Ok(())
-    }
-
-    /// Compares what is there, after a recovery, with what was acknowledged.
-    async fn check(&mut self, root: &Path) -> TestResult {
-        let store = Store::open_with(root, Untyped, small()).await?;
-        for (name, known) in &mut self.0 {
-            match store.get(&id(name)).await {
-                Ok(found) => {
-                    assert_ne!(known.stage, Stage::Deleted, "{name} is back: {known:?}");
-                    check_instance(name, root, &found, known).await?;
-                    known.stage = Stage::Made;
-                }
-                Err(Error::NotFound { .. }) => {
-                    assert_ne!(known.stage, Stage::Made, "{name} is lost: {known:?}");
-                    known.stage = Stage::Deleted;
-                }
-                Err(error) => return Err(format!("{name}, {known:?}: {error}").into()),
-            }
-        }
-        let damaged = store.list(Filter::default()).await?.damaged;
-        assert!(damaged.is_empty(), "{damaged:?}");
-        store.shutdown().await?;
-        Ok(())
-    }
-}
-
-async fn check_instance(name: &str, root: &Path, found: &InstanceRef<Untyped>, known: &mut Known) -> TestResult {
-    let record = found.record().await?;
-    let value = record.state["value"].as_u64().ok_or("no value")?;
-    assert!(value >= known.value, "{name}: {value} is there, {known:?} was acknowledged");
-    assert!(value <= known.value + 2 * BURST * (known.lives + 1), "{name}: {value} was never tried: {known:?}");
-    assert_eq!(record.last_event_seq, value, "{name}: half a commit");
-    if known.running {
-        assert_eq!(record.status, Status::Interrupted, "{name}");
-    }
-    let view = View::open(root)?;
-    let mut next = 1;
-    while next <= value {
-        let events = view.events(found.id(), next)?;
-        assert!(!events.is_empty(), "{name}: event {next} of {value} is not there");
-        for event in events {
-            assert_eq!((event.seq, event.data_as::<u64>()?), (next, next), "{name}");
-            next += 1;
-        }
-    }
-    assert_eq!(next, value + 1, "{name}: an event too many");
-    (known.value, known.running, known.lives) = (value, false, 0);
-    Ok(())
+    counting::write_for_ever(if both_levels { Levels::BothAndOnlyDiskIsPromised } else { Levels::Disk }).await
 }
 
 /// A disk whose power can be cut.
@@ -268,13 +99,11 @@ struct Writer {
 
 impl Writer {
     fn start(root: &Path, life: u64, both_levels: bool) -> TestResult<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["be_a_writer", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
-        command.env("FIEFDOM_TEST_ROOT", root).env("FIEFDOM_TEST_LIFE", life.to_string());
+        let mut command = counting::writer(root, life)?;
         if both_levels {
             command.env("FIEFDOM_TEST_BOTH_LEVELS", "1");
         }
-        let mut process = command.stdout(Stdio::piped()).spawn()?;
+        let mut process = command.spawn()?;
         let stdout = process.stdout.take().ok_or("no output")?;
         rustix::fs::fcntl_setfl(&stdout, rustix::fs::OFlags::NONBLOCK)?;
         Ok(Self { process, stdout, said: Vec::new() })
@@ -390,15 +219,10 @@ async fn cut_the_power(file_system: &str, both_levels: bool, cuts: u64) -> TestR
             } else {
                 Length::Whole(below(LIFE))
             };
-            for known in model.0.values_mut() {
-                known.lives += 1;
-            }
-            for line in live_and_lose_power(&mut disk, &root, (life, length), both_levels, &mut tally)? {
-                model.note(&line)?;
-            }
+            model.live(&live_and_lose_power(&mut disk, &root, (life, length), both_levels, &mut tally)?)?;
             // Now and then the next writer finds what two or three before it left.
             if nth == CUTS_PER_ROOT || life == cuts || random.below(3) > 0 {
-                model.check(&root).await.map_err(|error| format!("after cut {life}: {error}"))?;
+                model.check(&root, true).await.map_err(|error| format!("after cut {life}: {error}"))?;
             }
         }
         std::fs::remove_dir_all(&root)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Counter, TestResult, id, options};
+use common::{Counter, TestResult, another_process, id, options};
 use fiefdom::{Error, NewInstance, Status, Store, Untyped, View};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
@@ -260,8 +260,7 @@ async fn a_recovery_that_is_killed_and_repeated_gives_the_same() -> TestResult {
         // Each life is longer than the one before, until one comes to its end.
         let mut life = Duration::from_millis(2) + Duration::from_micros(300) * turn;
         loop {
-            let mut child = Command::new(std::env::current_exe()?)
-                .args(["be_a_recoverer", "--exact", "--ignored", "--nocapture"])
+            let mut child = another_process("be_a_recoverer")?
                 .env("FIEFDOM_TEST_ROOT", root.path())
                 .stdout(Stdio::null())
                 .spawn()?;

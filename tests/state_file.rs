@@ -7,10 +7,10 @@ mod common;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use common::{TestResult, shown};
+use common::{TestResult, another_process, shown};
 use fiefdom::{BoxError, Error, FileState, StateFile};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -346,8 +346,7 @@ async fn tasks_of_one_process_are_all_counted() -> TestResult {
 
 /// A process that adds 1 so many times, and says the sum each time.
 fn start_adder(path: &Path, times: u64) -> TestResult<Child> {
-    Ok(Command::new(std::env::current_exe()?)
-        .args(["add_in_a_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+    Ok(another_process("add_in_a_process")?
         .env("FIEFDOM_TEST_FILE", path)
         .env("FIEFDOM_TEST_TIMES", times.to_string())
         .stdout(Stdio::piped())

@@ -1,6 +1,6 @@
 //! The system calls, one each, without a word about them: `fs.rs` adds paths, messages and retries.
 //!
-//! This is the seam at which tests put a model disk (`model.rs`) in the place of the kernel.
+//! This is the seam at which tests put a model disk (`model/`) in the place of the kernel.
 
 use std::ffi::OsString;
 use std::io;

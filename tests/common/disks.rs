@@ -36,25 +36,6 @@ pub(crate) fn campaign(variable: &str, default: u64) -> TestResult<u64> {
     Ok(std::env::var(variable).map_or(Ok(default), |text| text.parse())?)
 }
 
-/// A sequence that looks random (xorshift64*, Vigna 2016).
-pub(crate) struct Random(u64);
-
-impl Random {
-    /// Another one at each start; it is printed, so that a failure can be told from another.
-    pub(crate) fn seeded() -> TestResult<Self> {
-        let seed = u64::from(std::process::id()) ^ u64::try_from(chrono::Utc::now().timestamp_micros())?;
-        println!("seed {seed}");
-        Ok(Self(seed | 1))
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
-    }
-}
-
 /// Runs a tool to its end; what it said when it fails.
 pub(crate) fn tool(program: &str, args: &[&str]) -> TestResult<String> {
     let output = Command::new(program).args(args).output()?;

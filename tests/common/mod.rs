@@ -54,6 +54,36 @@ pub(crate) fn options(change: impl FnOnce(&mut Options)) -> Options {
     options
 }
 
+/// A sequence that looks random (xorshift64*, Vigna 2016).
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Another one at each start; its seed is printed, so that a failure can be told from another.
+    pub(crate) fn seeded() -> TestResult<Self> {
+        let seed = u64::from(std::process::id()) ^ u64::try_from(chrono::Utc::now().timestamp_micros())?;
+        println!("seed {seed}");
+        Ok(Self::new(seed))
+    }
+
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+    }
+}
+
+/// This test program again, as another process that runs one of its ignored tests.
+pub(crate) fn another_process(test: &str) -> TestResult<std::process::Command> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    Ok(command)
+}
+
 /// Looks every few milliseconds whether something has come true, for ten seconds at most.
 pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -84,9 +114,13 @@ pub(crate) fn lines_of_a_life(
     let first_came = told.recv_timeout(Duration::from_secs(20));
     // Not a wait for something: the length of a life.
     std::thread::sleep(then);
+    let ended = child.try_wait()?;
     child.kill()?;
     child.wait()?;
     let lines = reader.join().map_err(|_| "the reader panicked")?;
     first_came.map_err(|_| format!("it never said {first:?}: {lines:?}"))?;
+    if let Some(status) = ended {
+        return Err(format!("it ended by itself, {status}: {lines:?}").into());
+    }
     Ok(lines)
 }

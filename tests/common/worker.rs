@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use fiefdom::{Durability, Error, NewInstance, Options, Status, Store};
 
-use crate::common::{Counter, TestResult, id};
+use crate::common::{Counter, TestResult, another_process, id};
 
 /// Commits that `count-and-abort` leaves under way.
 pub(crate) const UNDER_WAY: u64 = 16;
@@ -30,8 +30,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts one. The test file has a test `be_a_worker` that calls [`work`].
     pub(crate) fn start() -> TestResult<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["be_a_worker", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        let mut child = another_process("be_a_worker")?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
