@@ -170,7 +170,10 @@ fn a_table_is_as_wide_as_its_terminal() {
     }
     // Cut with its colour, which ends with it.
     let seen = on_terminal(&fief, 30, &[], &["ls"]);
-    assert_eq!(seen.matches("\u{1b}[31m").count() + seen.matches("\u{1b}[1m").count(), seen.matches("\u{1b}[0m").count());
+    assert_eq!(
+        seen.matches("\u{1b}[31m").count() + seen.matches("\u{1b}[1m").count(),
+        seen.matches("\u{1b}[0m").count()
+    );
     let piped = fief.ok(["ls"]);
     assert!(piped.contains(&"größer und größer ".repeat(11)), "a program gets it whole: {piped}");
 }

@@ -607,7 +607,7 @@ impl Inner {
         Ok(inode)
     }
 
-    #[allow(clippy::type_complexity)]
+    #[expect(clippy::type_complexity, reason = "it is used here alone")]
     fn file(&mut self, inode: Inode) -> io::Result<(&mut Arc<Vec<u8>>, &mut Vec<Arc<Change>>)> {
         match self.image.nodes.get_mut(&inode).map(|node| &mut Arc::make_mut(node).body) {
             Some(Body::File { now, pending, .. }) => Ok((now, pending)),

@@ -526,7 +526,11 @@ mod tests {
                 for (at, _) in line.match_indices("fiefdom ") {
                     let words = words(&line[at..]);
                     let read = Args::try_parse_from(&words);
-                    assert!(read.is_ok(), "{name}: {words:?}: {}", read.err().map_or_else(String::new, |e| e.to_string()));
+                    assert!(
+                        read.is_ok(),
+                        "{name}: {words:?}: {}",
+                        read.err().map_or_else(String::new, |e| e.to_string())
+                    );
                     tried += 1;
                 }
             }

@@ -2,6 +2,9 @@
 //!
 //! Everything here goes through the library's public interface.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
+#![warn(clippy::allow_attributes_without_reason)]
+
 mod alarm;
 mod archive;
 mod args;
