@@ -13,3 +13,11 @@ demo:
 # Every harness of docs/reliability.md at full size, which takes many hours; `just campaign 60` in about so many minutes.
 campaign *MINUTES:
     tests/campaign {{MINUTES}}
+
+# The public interface, written anew to tests/public-api.txt: look at its difference before it is committed.
+public-api:
+    FIEFDOM_BLESS=1 cargo test --test public_api
+
+# Licences, advisories, duplicates and sources of the dependencies. Needs `cargo install --locked cargo-deny`.
+deny:
+    cargo deny check

@@ -199,6 +199,10 @@ impl<I: Instance> Alarms<I> {
     /// Looks at the index; and whether a process has died that may have kept an alarm in its log.
     async fn look(&mut self) -> Result<()> {
         self.bell.mark_unchanged();
+        // With nothing due, no claim would tell.
+        if self.engine.ground.log.is_closed() {
+            return Err(Error::Closed);
+        }
         let begun = Instant::now();
         let (ground, held) = (Arc::clone(&self.engine.ground), self.held.clone());
         let looked = blocking::run(move || {

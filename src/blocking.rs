@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 /// # Panics
 ///
 /// When `work` panics, with its panic.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,

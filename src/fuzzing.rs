@@ -238,7 +238,7 @@ fn tree(dir: &Dir) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Every target by its name, which is also the name of its corpus.
-#[allow(clippy::type_complexity)]
+#[expect(clippy::type_complexity, reason = "a name for it would hide what it is")]
 pub const TARGETS: [(&str, fn(&[u8])); 5] = [
     ("record", record),
     ("event_file", event_file),

@@ -8,6 +8,8 @@
 //! Read [`Store`] first, then [`InstanceRef`] and [`Instance`].
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
+#![warn(clippy::allow_attributes_without_reason)]
 
 mod actors;
 mod admin;

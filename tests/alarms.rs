@@ -80,6 +80,20 @@ async fn an_alarm_comes_when_it_is_due_and_not_before_and_once_when_it_is_done()
 }
 
 #[tokio::test]
+async fn the_alarms_end_with_their_store_also_when_none_is_due() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = Store::open(root.path(), Counter).await?;
+    store.create(NewInstance::with_id(id("a"))).await?.set_alarm(later(), "hello").await?;
+    let mut alarms = store.alarms();
+    let waiting = tokio::spawn(async move { alarms.next().await.is_none() });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    store.shutdown().await?;
+    assert!(tokio::time::timeout(Duration::from_secs(20), waiting).await??, "it is the end");
+    assert!(tokio::time::timeout(Duration::from_secs(20), store.alarms().next()).await?.is_none(), "and stays it");
+    Ok(())
+}
+
+#[tokio::test]
 async fn alarms_come_in_the_order_in_which_they_are_due() -> TestResult {
     let root = tempfile::tempdir()?;
     let store = Store::open(root.path(), Counter).await?;

@@ -85,6 +85,7 @@ pub(super) fn all(root: &Root, mut watch: impl FnMut(usize, usize)) -> Result<Re
         if suspects.is_empty() {
             break;
         }
+        #[expect(clippy::disallowed_methods, reason = "a look at files is blocking as a whole")]
         std::thread::sleep(BETWEEN_LOOKS);
         let mut look = Look::new(root, lock::locked_inodes())?;
         for (unit, found) in &mut suspects {

@@ -64,8 +64,11 @@ impl Access {
 }
 
 impl From<rustix::fs::Stat> for Status {
-    // The width and the sign of these fields differ between platforms.
-    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
+    #[allow(
+        clippy::cast_sign_loss,
+        clippy::unnecessary_cast,
+        reason = "the width and the sign differ between platforms"
+    )]
     fn from(stat: rustix::fs::Stat) -> Self {
         Self {
             device: stat.st_dev as u64,
@@ -98,6 +101,7 @@ impl Handle {
     }
 
     /// Removes a directory with all that is in it, never through a link.
+    #[expect(clippy::disallowed_methods, reason = "what is removed is out of use by now")]
     pub(super) fn remove_all(&self, path: &Path) -> io::Result<()> {
         match self {
             // The library resists a directory that is swapped for a link meanwhile.
@@ -145,7 +149,7 @@ impl Handle {
     }
 
     /// The number of the descriptor, where the kernel has one.
-    #[cfg_attr(not(test), allow(clippy::unnecessary_wraps))]
+    #[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "what the tests put in its place can fail"))]
     pub(super) fn descriptor(&self) -> Option<i32> {
         use std::os::fd::AsRawFd as _;
         match self {
@@ -225,6 +229,7 @@ impl Handle {
     }
 
     /// Locks or unlocks; `false` when somebody else has it.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub(super) fn lock(&self, locking: Locking) -> io::Result<bool> {
         match self {
             Self::Kernel(fd) => {
@@ -293,8 +298,13 @@ impl Handle {
         match self {
             Self::Kernel(fd) => {
                 let stat = rustix::fs::fstatfs(fd)?;
-                // The width and the sign of this field differ between platforms; the numbers have 32 bits.
-                #[allow(clippy::cast_sign_loss, clippy::cast_lossless, clippy::unnecessary_cast)]
+                // The numbers have 32 bits.
+                #[allow(
+                    clippy::cast_sign_loss,
+                    clippy::cast_lossless,
+                    clippy::unnecessary_cast,
+                    reason = "the width and the sign differ between platforms"
+                )]
                 Ok((stat.f_type as u64) & 0xFFFF_FFFF)
             }
             #[cfg(test)]

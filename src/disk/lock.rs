@@ -257,6 +257,7 @@ fn wait_for_death(dir: &Dir) -> Result<bool> {
         if gone {
             return Ok(true);
         }
+        #[expect(clippy::disallowed_methods, reason = "disk work, on a thread that may block")]
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(false)

@@ -41,7 +41,7 @@ fn at<T>(dir: &Dir, name: &OsStr, action: &'static str, done: rustix::io::Result
 }
 
 /// The model disk of the tests has no links and no blocks.
-#[cfg_attr(not(test), allow(clippy::unnecessary_wraps))]
+#[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "what the tests put in its place can fail"))]
 fn descriptor(dir: &Dir) -> Result<&OwnedFd> {
     match dir.handle() {
         Handle::Kernel(fd) => Ok(fd),
@@ -64,8 +64,12 @@ impl Dir {
             FileType::Symlink => Sort::Link,
             _ => Sort::Special,
         };
-        // The width and the sign of these fields differ between platforms.
-        #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, clippy::useless_conversion)]
+        #[allow(
+            clippy::cast_sign_loss,
+            clippy::unnecessary_cast,
+            clippy::useless_conversion,
+            reason = "the width and the sign differ between platforms"
+        )]
         let (mode, blocks) = (u32::from(stat.st_mode) & 0o777, stat.st_blocks as u64);
         Ok(Some(Entry { sort, mode, allocated: blocks.saturating_mul(BLOCK_BYTES) }))
     }

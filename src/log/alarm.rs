@@ -28,7 +28,7 @@ impl Bell {
         self.0.subscribe()
     }
 
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         self.0.send_replace(());
     }
 }

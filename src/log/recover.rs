@@ -271,6 +271,7 @@ fn claim(root: &Root, id: &InstanceId, dying: &Dying) -> Result<Option<Locked<Di
         };
         // Where the kernel does not say who has the lock it may be anybody.
         if owner.is_none_or(|pid| dying.pids.contains(&pid)) && begun.elapsed() < DYING {
+            #[expect(clippy::disallowed_methods, reason = "disk work, on a thread that may block")]
             std::thread::sleep(Duration::from_millis(2));
         } else if owner.is_some_and(|pid| dying.pids.contains(&pid) && !dying.living.contains(&pid)) {
             return Err(Error::Locked { id: id.clone(), owner: None });

@@ -174,7 +174,12 @@ impl Log {
         Arc::clone(&self.shared.tail)
     }
 
-    /// Rings when an alarm has come into the index.
+    /// Whether it takes no more commits, because the store is shut down.
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.shared.queue).closed
+    }
+
+    /// Rings when an alarm has come into the index, and when the log is closed.
     pub(crate) fn bell(&self) -> Bell {
         self.shared.bell.clone()
     }
@@ -252,6 +257,8 @@ impl Log {
 
     fn stop(&self) {
         lock(&self.shared.queue).closed = true;
+        // Whoever waits for alarms waits in vain from now on.
+        self.shared.bell.ring();
         self.shared.queue_filled.notify_all();
     }
 }

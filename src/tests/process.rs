@@ -443,7 +443,7 @@ impl Life {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "it is called here alone")]
     fn submit(
         &mut self,
         stepper: &Stepper,

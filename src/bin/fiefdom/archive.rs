@@ -32,6 +32,7 @@ pub(crate) async fn export(root: DataRoot, out: Output, args: Export) -> Result<
     }
     let stopped = Arc::new(AtomicBool::new(false));
     let bar = (!to_stdout && !out.json && io::stderr().is_terminal()).then(ProgressBar::new_spinner);
+    #[expect(clippy::disallowed_methods, reason = "the panic of a command is for its user")]
     let work = tokio::task::spawn_blocking({
         let stopped = Arc::clone(&stopped);
         move || {
@@ -53,6 +54,7 @@ pub(crate) async fn export(root: DataRoot, out: Output, args: Export) -> Result<
         if tokio::signal::ctrl_c().await.is_ok() {
             stopped.store(true, Ordering::Relaxed);
             if to_stdout {
+                #[expect(clippy::disallowed_methods, reason = "nobody can wake a write to a pipe")]
                 std::process::exit(INTERRUPTED.into());
             }
         }
@@ -117,6 +119,7 @@ pub(crate) async fn import(root: DataRoot, out: Output, args: Import) -> Result<
         imported = work => imported?,
         // What is half unpacked is removed by the next command.
         Ok(()) = tokio::signal::ctrl_c() => {
+            #[expect(clippy::disallowed_methods, reason = "nobody can wake a read from a pipe")]
             std::process::exit(INTERRUPTED.into());
         }
     };

@@ -53,16 +53,19 @@ pub(crate) enum Command {
     #[command(after_help = RUN_HELP)]
     Run(Run),
     /// Go on with a batch: run what has not succeeded
+    #[command(after_help = "Example: fiefdom resume nightly")]
     Resume(Resume),
     /// List instances, newest first
     #[command(after_help = "Example: fiefdom ls --status failed --tag batch=nightly --limit 20")]
     Ls(Ls),
     /// Show one instance
+    #[command(after_help = "Example: fiefdom show build-42")]
     Show(Show),
     /// Show the events of an instance
     #[command(after_help = "Example: fiefdom events build-42 -f --from 100")]
     Events(Events),
     /// Show what a job printed
+    #[command(after_help = "Example: fiefdom logs nightly-1 -f")]
     Logs(Logs),
     /// Make an instance
     #[command(after_help = r#"Example: fiefdom create build-42 --name nightly --tag branch=main --state '{"step":0}'"#)]
@@ -77,6 +80,7 @@ pub(crate) enum Command {
     #[command(after_help = r#"Example: fiefdom alarm build-42 --in 90m '{"look":"again"}'"#)]
     Alarm(crate::alarm::Alarm),
     /// List the alarms that wait, the first due first; or take them as they come due
+    #[command(after_help = "Example: fiefdom --json alarms --take")]
     Alarms(crate::alarm::Alarms),
     /// Answer what an instance asks
     #[command(after_help = ANSWER_HELP)]
@@ -91,6 +95,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example: fiefdom unpause build-42")]
     Unpause(Instances),
     /// Delete instances with all their files
+    #[command(after_help = "Example: fiefdom rm build-41 build-42")]
     Rm(Rm),
     /// Bring jobs and batches that an older version wrote up to date
     #[command(after_help = MIGRATE_HELP)]
@@ -99,8 +104,10 @@ pub(crate) enum Command {
     #[command(after_help = GC_HELP)]
     Gc(Gc),
     /// Keep gc from deleting instances
+    #[command(after_help = "Example: fiefdom pin build-42")]
     Pin(Pin),
     /// Let gc delete instances again
+    #[command(after_help = "Example: fiefdom unpin build-42")]
     Unpin(Pin),
     /// Write an instance into one file, also while it is at work
     #[command(after_help = EXPORT_HELP)]
@@ -109,9 +116,30 @@ pub(crate) enum Command {
     #[command(after_help = IMPORT_HELP)]
     Import(Import),
     /// Check every file of the store
-    #[command(after_help = "Exit codes: 0 healthy (there may be notes), 1 damage (left), 5 the root cannot be read")]
+    #[command(after_help = DOCTOR_HELP)]
     Doctor(Doctor),
+    /// Print what makes a shell complete this command line
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions(crate::describe::Completions),
+    /// Print the man page of the tool, or of one of its commands
+    #[command(after_help = MAN_HELP)]
+    Man(crate::describe::Man),
 }
+
+const DOCTOR_HELP: &str = "Exit codes: 0 healthy (there may be notes), 1 damage (left), 5 the root cannot be read
+
+Examples:
+  fiefdom doctor
+  fiefdom doctor --repair";
+
+const COMPLETIONS_HELP: &str = "Examples:
+  fiefdom completions bash > ~/.local/share/bash-completion/completions/fiefdom
+  fiefdom completions zsh > ~/.zfunc/_fiefdom
+  fiefdom completions fish > ~/.config/fish/completions/fiefdom.fish";
+
+const MAN_HELP: &str = "Examples:
+  fiefdom man > ~/.local/share/man/man1/fiefdom.1
+  fiefdom man run > ~/.local/share/man/man1/fiefdom-run.1";
 
 const GC_HELP: &str = "An instance stays that is not succeeded, failed or cancelled, is pinned, is in use, or is a job
 of a batch that is there and has not succeeded.
@@ -456,6 +484,58 @@ mod tests {
     fn the_definition_of_the_command_line_is_sound() {
         use clap::CommandFactory as _;
         Args::command().debug_assert();
+    }
+
+    /// The commands with what stands below their options.
+    fn helps() -> Vec<(String, String)> {
+        use clap::CommandFactory as _;
+        let after = |c: &clap::Command| c.get_after_help().map(ToString::to_string).unwrap_or_default();
+        Args::command().get_subcommands().map(|c| (c.get_name().to_owned(), after(c))).collect()
+    }
+
+    /// The words of a command in a shell, up to a pipe, a redirection or the next command.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quoted) = (vec![String::new()], false);
+        for c in line.chars() {
+            match c {
+                '\'' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                c => words.last_mut().expect("there is one").push(c),
+            }
+        }
+        words.into_iter().take_while(|word| !["|", "&&", ">"].contains(&word.as_str())).collect()
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_an_example() {
+        for (name, help) in helps() {
+            let example = format!("fiefdom {name} ");
+            let shown = help.split_once("Example").is_some_and(|(_, examples)| {
+                format!("{examples} ").replace(['\n'], " ").replace("--json ", "").contains(&example)
+            });
+            assert!(shown, "`fiefdom {name} --help` shows no example of itself: {help:?}");
+        }
+    }
+
+    #[test]
+    fn every_example_of_the_help_is_a_command_line() {
+        let mut tried = 0;
+        for (name, help) in helps() {
+            let (_, examples) = help.split_once("Example").expect("an example");
+            for line in examples.lines() {
+                for (at, _) in line.match_indices("fiefdom ") {
+                    let words = words(&line[at..]);
+                    let read = Args::try_parse_from(&words);
+                    assert!(
+                        read.is_ok(),
+                        "{name}: {words:?}: {}",
+                        read.err().map_or_else(String::new, |e| e.to_string())
+                    );
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried >= helps().len(), "{tried}");
     }
 
     #[test]

@@ -2,10 +2,14 @@
 //!
 //! Everything here goes through the library's public interface.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
+#![warn(clippy::allow_attributes_without_reason)]
+
 mod alarm;
 mod archive;
 mod args;
 mod control;
+mod describe;
 mod doctor;
 mod edit;
 mod failure;
@@ -34,6 +38,8 @@ fn main() -> ExitCode {
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // By itself it asks only NO_COLOR, and would colour what goes into a file.
+        .with_ansi(console::colors_enabled_stderr())
         // It would tell of a closed standard error on standard error, and panic.
         .log_internal_errors(false)
         .compact()
@@ -59,9 +65,16 @@ fn main() -> ExitCode {
 
 /// Runs one command; the number is its exit code.
 async fn dispatch(args: Args) -> Result<u8, Failure> {
-    let root = args.data_root()?;
     let out = Output::new(args.json);
+    // They need no root, and are asked for where there may be none: by an installer, or a shell that starts.
+    match &args.command {
+        Command::Completions(command) => return describe::completions(out, command),
+        Command::Man(command) => return describe::man(out, command),
+        _ => {}
+    }
+    let root = args.data_root()?;
     match args.command {
+        Command::Completions(_) | Command::Man(_) => Ok(failure::DONE),
         Command::Run(command) => run::run(root, out, command).await,
         Command::Resume(command) => run::resume(root, out, command).await,
         Command::Create(command) => edit::create(root, out, command).await,

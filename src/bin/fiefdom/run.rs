@@ -138,6 +138,7 @@ async fn drive(
                     stop.cancel();
                 }
                 // The jobs die with this process, and the next run finds what is on disk.
+                #[expect(clippy::disallowed_methods, reason = "the second Ctrl-C means now")]
                 (Some(()), _) => std::process::exit(INTERRUPTED.into()),
             }
         }
@@ -256,7 +257,7 @@ fn print_summary(out: Output, summary: &Summary, resume: &str) -> Result<(), Fai
     let counts = [(summary.failed, "failed"), (summary.cancelled, "cancelled"), (summary.unfinished, "unfinished")];
     parts.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
     let ran = summary.total - summary.already_succeeded - summary.unfinished;
-    #[allow(clippy::cast_precision_loss)]
+    #[expect(clippy::cast_precision_loss, reason = "one digit of it is shown")]
     let rate = ran as f64 / summary.elapsed.as_secs_f64().max(0.001);
     out.line(format!("\n{} of {} jobs in {} ({rate:.1}/s)", parts.join(", "), summary.total, short(summary.elapsed)))?;
     if !summary.reports.is_empty() {

@@ -183,6 +183,7 @@ pub(super) async fn is_live(group: u32, since: Instant) -> io::Result<bool> {
 }
 
 /// Runs something that reads much of `/proc` where it holds up no other task.
+#[expect(clippy::disallowed_methods, reason = "an error here is an io::Error")]
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

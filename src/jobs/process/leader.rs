@@ -119,6 +119,7 @@ pub(super) fn pid_of(pid: u32) -> io::Result<Pid> {
 pub(super) fn reap_in_background(child: Child) {
     static REAPER: OnceLock<Sender<Child>> = OnceLock::new();
     let reaper = REAPER.get_or_init(|| {
+        #[expect(clippy::disallowed_methods, reason = "as many as there are jobs; a destructor cannot wait for room")]
         let (sender, receiver) = channel::<Child>();
         let thread = std::thread::Builder::new().name("fiefdom-reaper".into());
         let started = thread.spawn(move || {
