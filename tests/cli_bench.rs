@@ -144,6 +144,36 @@ fn the_tail_is_measured_at_half_of_the_saturated_rate() {
     assert!((number(&tail["p99.9_to_p50"]) / ratio - 1.0).abs() < 1e-6, "{tail}");
 }
 
+/// The names of the writers that have the root of the tail open.
+fn writers(dir: &Path) -> Option<Vec<std::ffi::OsString>> {
+    let scratch = dir.read_dir().ok()?.flatten().next()?.path();
+    let writers = scratch.join("0-tail/.fiefdom/writers").read_dir().ok()?;
+    // One that is being made is called otherwise.
+    let names = writers.flatten().map(|entry| entry.file_name());
+    Some(names.filter(|name| !name.as_encoded_bytes().starts_with(b"new-")).collect())
+        .filter(|all: &Vec<_>| !all.is_empty())
+}
+
+#[test]
+fn a_stall_shows_in_every_update_that_it_held_up() {
+    let place = Place::new();
+    let started = Started::new(place.command(&["--json", "--seconds", "3", "--callers", "4", "--shape", "tail"]));
+    let first = until("saturation", || writers(&place.path()));
+    until("the open load", || writers(&place.path()).filter(|now| *now != first));
+    // Not a wait for something: the length of the stall, a third of the load.
+    let pid = Pid::from_child(&started.child);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    kill_process(pid, Signal::STOP).expect("signalled");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    kill_process(pid, Signal::CONT).expect("signalled");
+    let ran = started.end();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    // A third of the updates came due in that second, each with what was left of it as its latency.
+    // Of those that were under way there are four: too few to reach this percentile.
+    let p90 = number(&sound(&ran.json_lines()[0], "tail")["latency_us"]["p90"]);
+    assert!(p90 > 500_000.0, "{p90} us");
+}
+
 #[test]
 fn a_sustained_load_shows_each_tenth_of_its_time() {
     let (sustained, _) = small("sustained");
