@@ -149,7 +149,7 @@ impl Level {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
-        Ok(seconds) if seconds >= 0.01 && seconds <= SECONDS_MAX => Ok(Duration::from_secs_f64(seconds)),
+        Ok(seconds) if (0.01..=SECONDS_MAX).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err(format!("a number of seconds from 0.01 to {SECONDS_MAX}")),
     }
 }
