@@ -21,8 +21,9 @@ use crate::failure::Failure;
 /// Operations come due this often, as many as belong to it: a thread cannot be woken for each.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Segments of the log that are filled in the time: each is checkpointed under load.
-const SEGMENTS: u64 = 8;
+/// Segments of the log that are filled in the time: each is checkpointed under load. They are smaller
+/// than by default when the time is short, so that checkpoints come more often than they would.
+const SEGMENTS: u64 = 3;
 
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub(super) async fn run(setting: &Setting, root: &Path) -> Result<Figures, Failure> {
