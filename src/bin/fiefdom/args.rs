@@ -37,7 +37,12 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 a job failed, 2 wrong usage or i
 
 impl Args {
     pub(crate) fn data_root(&self) -> Result<DataRoot, Failure> {
+        let is_bench = matches!(self.command, Command::Bench(_));
         match &self.root {
+            Some(_) if is_bench => Err(Failure::Usage(
+                "bench makes a root of its own; name a directory on the disk that is meant, with --dir".into(),
+            )),
+            None if is_bench => Ok(DataRoot::at(".")),
             Some(path) if path.as_os_str().is_empty() => {
                 Err(Failure::Usage("--root is empty; name a directory".into()))
             }
@@ -124,6 +129,9 @@ pub(crate) enum Command {
     /// Print the man page of the tool, or of one of its commands
     #[command(after_help = MAN_HELP)]
     Man(crate::describe::Man),
+    /// Measure what fiefdom does on a disk of yours, beside what that disk can do
+    #[command(after_help = crate::bench::HELP)]
+    Bench(crate::bench::Bench),
 }
 
 const DOCTOR_HELP: &str = "Exit codes: 0 healthy (there may be notes), 1 damage (left), 5 the root cannot be read

@@ -8,6 +8,7 @@
 mod alarm;
 mod archive;
 mod args;
+mod bench;
 mod control;
 mod describe;
 mod doctor;
@@ -98,5 +99,6 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Doctor(command) => doctor::doctor(&root, out, &command),
         Command::Migrate(command) => migrate::migrate(root, out, command).await,
         Command::Logs(command) => inspect::logs(root, out, &command).await,
+        Command::Bench(command) => bench::bench(out, command).await,
     }
 }
