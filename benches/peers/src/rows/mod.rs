@@ -1,17 +1,19 @@
 //! The tables of the report, in its order. A file has the rows of one subject, with their goals
 //! and their contenders.
 
+pub mod run;
+
 use crate::harness::Row;
 
 /// Every row.
 pub fn all() -> Vec<Row> {
-    let subjects: &[fn() -> Vec<Row>] = &[];
+    let subjects: &[fn() -> Vec<Row>] = &[run::rows];
     subjects.iter().flat_map(|rows| rows()).collect()
 }
 
 /// Every goal.
 pub fn goals() -> Vec<Goal> {
-    let subjects: &[fn() -> Vec<Goal>] = &[];
+    let subjects: &[fn() -> Vec<Goal>] = &[run::goals];
     subjects.iter().flat_map(|goals| goals()).collect()
 }
 
