@@ -19,6 +19,17 @@ const XARGS_BARE: &str = "xargs -P2 -n1, without a shell";
 const PUEUE: &str = "pueue, parallel limit 2";
 const LIMIT: &str = "limit: spawn and wait for sh -c from two threads";
 
+const MISSED_PARALLEL: &str = "GNU parallel keeps output and outcome of a job too, but flushes nothing: its results are \
+    lost at a power cut. A job of ours waits for the disk twice, one wait after the other (its process, before anything of \
+    it runs, and its end), and during these waits its place among the jobs at once is empty: the processors are idle for \
+    more than a third of the time, and four at once are a tenth faster than two. When the last job has ended every file \
+    is flushed, which is a sixth of the whole. What would close it: to let the end of one job become durable while the \
+    next one runs, and fewer flushes at the end.";
+const MISSED_XARGS: &str = "xargs keeps nothing: no output, no outcome, no place to go on from, and its jobs live on when \
+    it is killed. A job of ours takes about twice the processor time of the shell alone (an instance with four \
+    directories and five files, five commits, an actor), so on two processors that are both busy the goal is out of \
+    reach by that alone; the flushes that nothing overlaps take the rest.";
+
 /// How much of a list pueue is given: each command is added by a process of its own, and it begins
 /// them some times a second.
 const PUEUE_PART: usize = 20;
@@ -37,19 +48,21 @@ const TOOLS: [(&str, Tool); 6] = [
 
 pub fn rows() -> Vec<Row> {
     let bare: (&str, Tool) = (XARGS_BARE, tools::xargs_bare);
-    let row = |name, title, unit, commands: fn(&Setting) -> Outcome<Commands>, value: fn(&Spent) -> f64| {
-        let tools = TOOLS.into_iter().chain((commands as usize == tools::trues as usize).then_some(bare));
-        let contender = |(series, tool): (&'static str, Tool)| -> Contender {
-            Box::new(move |setting| {
-                let spent = tool(setting, &commands(setting)?)?;
-                if spent.is_none() {
-                    eprintln!("{series}: not installed, left out");
-                }
-                Ok(spent.iter().map(|spent| Figure::new(series, value(spent))).collect())
-            })
+    let row =
+        |name: &'static str, title, unit, commands: fn(&Setting) -> Outcome<Commands>, value: fn(&Spent) -> f64| {
+            // It knows one program only.
+            let tools = TOOLS.into_iter().chain(name.starts_with("run-true").then_some(bare));
+            let contender = |(series, tool): (&'static str, Tool)| -> Contender {
+                Box::new(move |setting| {
+                    let spent = tool(setting, &commands(setting)?)?;
+                    if spent.is_none() {
+                        eprintln!("{series}: not installed, left out");
+                    }
+                    Ok(spent.iter().map(|spent| Figure::new(series, value(spent))).collect())
+                })
+            };
+            Row { name, title, unit, axis: None, at_most: 5, contenders: tools.map(contender).collect() }
         };
-        Row { name, title, unit, axis: None, at_most: 5, contenders: tools.map(contender).collect() }
-    };
     vec![
         row("run-true", "2 000 times `true`, two at once", "jobs/s", tools::trues, Spent::rate),
         row("run-true-cpu", "the same: processor time of a job", "ms", tools::trues, Spent::processor_ms),
@@ -59,12 +72,12 @@ pub fn rows() -> Vec<Row> {
 }
 
 pub fn goals() -> Vec<Goal> {
-    let goal = |theirs, ratio| Goal {
+    let goal = |theirs, ratio, if_missed| Goal {
         row: "run-true",
         ours: OURS,
         theirs: Some(theirs),
         bound: Bound::AtLeast(ratio),
-        if_missed: "",
+        if_missed,
     };
-    vec![goal(PARALLEL, 3.0), goal(XARGS_SH, 0.75)]
+    vec![goal(PARALLEL, 3.0, MISSED_PARALLEL), goal(XARGS_SH, 0.75, MISSED_XARGS)]
 }

@@ -179,9 +179,9 @@ pub fn xargs_sh(_: &Setting, commands: &Commands) -> Outcome<Option<Spent>> {
     xargs(commands, &["-d", "\n", "-P", "2", "-n", "1", "sh", "-c"])
 }
 
-/// The same for the program `true` itself.
+/// The program `true` itself; that it is given its name once more does not matter to it.
 pub fn xargs_bare(_: &Setting, commands: &Commands) -> Outcome<Option<Spent>> {
-    xargs(commands, &["-P", "2", "-I", "{}", "{}"])
+    xargs(commands, &["-P", "2", "-n", "1", "true"])
 }
 
 fn xargs(commands: &Commands, args: &[&str]) -> Outcome<Option<Spent>> {
