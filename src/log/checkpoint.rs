@@ -18,10 +18,6 @@ use crate::error::{Error, Result};
 use crate::mutants::{Protection, without};
 use crate::record::InstanceId;
 
-/// Threads that make files durable when the log is closed: somebody waits, and a file system has more
-/// to do at once than one thread gives it.
-const HANDS: usize = 8;
-
 /// Pause before a failed checkpoint is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -44,26 +40,9 @@ pub(super) fn step(shared: &Shared, writer: &Writer, sealed: Sealed) {
     }
 }
 
-/// Makes the files durable that the segment covers. One after the other while there are commits to
-/// be made: they shall not wait for it.
+/// Makes the files durable that the segment covers.
 fn make_durable(shared: &Shared, sealed: &Sealed) -> Result<()> {
-    let hands = if shared.sealed.is_ending() { HANDS } else { 1 };
-    let part = sealed.covered.len().div_ceil(hands).max(1);
-    let mut parts = sealed.covered.chunks(part);
-    let first = parts.next().unwrap_or_default();
-    std::thread::scope(|scope| {
-        let others: Vec<_> = parts.map(|part| scope.spawn(|| make_part_durable(shared, part))).collect();
-        let done = make_part_durable(shared, first);
-        // The first error is told; a panic goes on.
-        others.into_iter().fold(done, |done, other| {
-            let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            done.and(other)
-        })
-    })
-}
-
-fn make_part_durable(shared: &Shared, covered: &[(InstanceId, Weak<Lane>)]) -> Result<()> {
-    for (id, lane) in covered {
+    for (id, lane) in &sealed.covered {
         match live(shared, id, lane) {
             Some(lane) => lane.checkpoint()?,
             // Let go since: everything is in the files, whoever owns them by now.

@@ -90,11 +90,6 @@ impl SealedQueue {
         self.enter(Stage::Closed);
     }
 
-    /// Whether no more segments come.
-    pub(super) fn is_ending(&self) -> bool {
-        self.state().is_ending()
-    }
-
     /// Leaves what is in the queue to the next opening.
     pub(super) fn abandon(&self) {
         self.enter(Stage::Abandoned);
