@@ -578,6 +578,7 @@ async fn time_at_work(limit: Duration, status: &watch::Receiver<Status>) {
 }
 
 /// Notes that an attempt begins, and returns its number. One that is paused is not begun.
+/// Where the job commits at once, that commit takes this one to the disk.
 fn begin<J: Job>(tx: &mut Transaction<J::State>) -> Result<u32> {
     let record = tx.record();
     if record.status == Status::Paused {

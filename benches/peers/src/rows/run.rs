@@ -27,7 +27,7 @@ const MISSED_PARALLEL: &str = "GNU parallel keeps output and outcome of a job to
     next one runs, and fewer flushes at the end.";
 const MISSED_XARGS: &str = "xargs keeps nothing: no output, no outcome, no place to go on from, and its jobs live on when \
     it is killed. A job of ours takes about twice the processor time of the shell alone (an instance with four \
-    directories and five files, five commits, an actor), so on two processors that are both busy the goal is out of \
+    directories and five files, four commits, an actor), so on two processors that are both busy the goal is out of \
     reach by that alone; the flushes that nothing overlaps take the rest.";
 
 /// How much of a list pueue is given: each command is added by a process of its own, and it begins
