@@ -19,16 +19,16 @@ const XARGS_BARE: &str = "xargs -P2 -n1, without a shell";
 const PUEUE: &str = "pueue, parallel limit 2";
 const LIMIT: &str = "limit: spawn and wait for sh -c from two threads";
 
-const MISSED_PARALLEL: &str = "GNU parallel keeps output and outcome of a job too, but flushes nothing: its results are \
-    lost at a power cut. A job of ours waits for the disk twice, one wait after the other (its process, before anything of \
-    it runs, and its end), and during these waits its place among the jobs at once is empty: the processors are idle for \
-    more than a third of the time, and four at once are a tenth faster than two. When the last job has ended every file \
-    is flushed, which is a sixth of the whole. What would close it: to let the end of one job become durable while the \
-    next one runs, and fewer flushes at the end.";
+const MISSED_PARALLEL: &str = "GNU parallel keeps output and outcome of a job too, but flushes nothing. A job of ours \
+    waits for the disk twice, one wait after the other: for its process, before anything of it runs, and for its end. \
+    The processors are idle for about two fifths of the time; four jobs at once are only a tenth faster than two, so \
+    these waits are not all of it, and what the rest is was not found out. Opening and closing the store take about a \
+    fifth of the whole, most of it supposedly the flushes of all files at the end. To try next: let the end of one job \
+    become durable while the next one runs, and fewer flushes at the end.";
 const MISSED_XARGS: &str = "xargs keeps nothing: no output, no outcome, no place to go on from, and its jobs live on when \
     it is killed. A job of ours takes about twice the processor time of the shell alone (an instance with four \
-    directories and five files, four commits, an actor), so on two processors that are both busy the goal is out of \
-    reach by that alone; the flushes that nothing overlaps take the rest.";
+    directories and five files, four commits, an actor): with both processors busy all the time that alone would give \
+    about half of its rate. Waiting takes the rest.";
 
 /// How much of a list pueue is given: each command is added by a process of its own, and it begins
 /// them some times a second.
