@@ -89,14 +89,15 @@ impl Engine {
         downcast::<I>(id, admitted)
     }
 
-    /// Makes a new instance, durably.
+    /// Makes a new instance, durably. `first` is a part of the commit that makes it.
     pub(crate) async fn create<I: Instance>(
         &self,
         record: Record<I::State>,
         durability: Option<Durability>,
+        first: impl FnOnce(&mut Transaction<I::State>) -> Result<()> + Send + 'static,
     ) -> Result<Arc<Live<I>>> {
         let (id, queued) = (record.id.clone(), self.queue()?);
-        let opener = self.creator::<I>(record, durability.unwrap_or(self.ground.options.durability));
+        let opener = self.creator::<I>(record, durability.unwrap_or(self.ground.options.durability), first);
         let admitted =
             self.call(|reply| RegistryMsg::Get { id: id.clone(), create: true, opener, queued, reply }).await??;
         Ok(downcast::<I>(&id, admitted)?.0)
@@ -170,7 +171,12 @@ impl Engine {
     }
 
     /// Makes a new instance: directory, lock, and the commit of its first record.
-    fn creator<I: Instance>(&self, record: Record<I::State>, durability: Durability) -> Opener {
+    fn creator<I: Instance>(
+        &self,
+        record: Record<I::State>,
+        durability: Durability,
+        first: impl FnOnce(&mut Transaction<I::State>) -> Result<()> + Send + 'static,
+    ) -> Opener {
         let ground = Arc::clone(&self.ground);
         Box::new(move |registry: ActorCell| {
             async move {
@@ -182,9 +188,12 @@ impl Engine {
                 let lane = Arc::clone(&activated.lane);
                 let stamp = ground.stamp(1);
                 let created = async {
-                    let sealed = Transaction::new(&record).seal_creation(stamp)?;
-                    let first = Record::clone(&sealed.record);
-                    let core = ground.core(activated, first, stamp);
+                    let mut tx = Transaction::new(&record);
+                    first(&mut tx)?;
+                    let durability = tx.durability.unwrap_or(durability);
+                    let sealed = tx.seal_creation(stamp)?;
+                    let record = Record::clone(&sealed.record);
+                    let core = ground.core(activated, record, stamp);
                     submit_and_wait(&ground.log, &core, 0, sealed, durability).await?;
                     Ok(core)
                 };

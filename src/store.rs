@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::actors::factory::{Factory, FactoryMsg, Reply};
+use crate::actors::transaction::Transaction;
 use crate::alarms::Alarms;
 use crate::blocking;
 use crate::changes::{self, Lagged};
@@ -170,6 +171,15 @@ impl<I: Instance> Store<I> {
     /// [`Error::NotApplied`] and [`Error::Unknown`] when the disk fails. Unless it is `Unknown`,
     /// nothing was made.
     pub async fn create(&self, new: NewInstance) -> Result<Session<I>> {
+        self.create_with(new, |_| Ok(())).await
+    }
+
+    /// [`Store::create`], with `first` as a part of the commit that makes the instance.
+    pub(crate) async fn create_with(
+        &self,
+        new: NewInstance,
+        first: impl FnOnce(&mut Transaction<I::State>) -> Result<()> + Send + 'static,
+    ) -> Result<Session<I>> {
         Record::<I::State>::check_tags(&new.tags)?;
         let prepared = self.prepared().await?;
         let initial = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.kind.initial(&prepared, &new)));
@@ -205,7 +215,7 @@ impl<I: Instance> Store<I> {
             work: Arc::default(),
             unknown: std::collections::BTreeMap::new(),
         };
-        let live = self.engine.create::<I>(record, new.durability).await?;
+        let live = self.engine.create::<I>(record, new.durability, first).await?;
         Ok(Session::new(InstanceRef::new(id, Arc::clone(&self.engine), Some(&live)), prepared))
     }
 

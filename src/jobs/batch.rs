@@ -33,8 +33,8 @@ use crate::kind::{Instance, NewInstance};
 use crate::options::Durability;
 use crate::record::{InstanceId, Status};
 use crate::store::Store;
-use claim::{Looking, Missing, NotNow, Shared};
-use items::Checks;
+use claim::{Looking, Missing, NotNow, Shared, Ticket};
+use items::{Checks, Line};
 use results::Mark;
 use state::{BatchState, Open, Place, set_running, settle};
 
@@ -373,21 +373,17 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     /// the item cannot be read as a `T`; and those of [`InstanceRef`].
     pub async fn next(&self) -> Result<Option<Claim<T>>> {
         let _slot = self.slot().await?;
-        let (ticket, line) = loop {
+        loop {
             if !self.instance.read(|state| state.has_more(|index| self.shared.is_held(index))).await? {
                 return Ok(None);
             }
             let shared = Arc::clone(&self.shared);
             let taken = self.instance.commit(move |tx| {
                 tx.set_durability(Durability::Os);
-                interrupt(tx, &shared)?;
-                let mut looking = Looking::new(&shared);
-                let open = tx.state_mut().take(&mut looking)?.ok_or_else(|| Error::rejected(NotNow::Nothing))?;
-                set_running(tx)?;
-                Ok((looking.line, shared.hold(open)))
+                take(tx, &shared)
             });
             match taken.await {
-                Ok(taken) => break (taken.value.1, taken.value.0),
+                Ok(taken) => return self.claim(taken.value).await.map(Some),
                 Err(Error::Rejected { source }) => match source.downcast_ref::<NotNow>() {
                     Some(NotNow::Nothing) => return Ok(None),
                     Some(NotNow::ReadFirst(what, generation)) => self.read_ahead(*what, *generation).await?,
@@ -395,12 +391,43 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
                 },
                 Err(error) => return Err(error),
             }
-        };
+        }
+    }
+
+    /// Marks an item, as [`Batch::mark_completed`] or [`Batch::mark_failed`], and takes the next in the
+    /// same commit.
+    pub(super) async fn mark_and_next<R: Serialize + Send + 'static>(
+        &self,
+        claim: &Claim<T>,
+        outcome: Result<R, String>,
+    ) -> Result<Option<Claim<T>>> {
+        let open = self.own(claim)?;
+        let slot = self.slot().await?;
+        let shared = Arc::clone(&self.shared);
+        let taken = self.instance.commit(move |tx| {
+            tx.set_durability(Durability::Os);
+            close(tx, open, outcome)?;
+            // A refusal leaves the state as it was.
+            match take(tx, &shared) {
+                Ok(taken) => Ok(Some(taken)),
+                Err(Error::Rejected { source }) if source.is::<NotNow>() => settle(tx).map(|()| None),
+                Err(error) => Err(error),
+            }
+        });
+        let taken = taken.await?.value;
+        drop(slot);
+        match taken {
+            Some(taken) => self.claim(taken).await.map(Some),
+            None => self.next().await,
+        }
+    }
+
+    async fn claim(&self, (line, ticket): (Option<Line>, Ticket)) -> Result<Claim<T>> {
         let item = match line {
             Some(line) => items::parse(&self.items_path(), &line)?,
             None => self.read_item(ticket.open.place).await?,
         };
-        Ok(Some(Claim { item, ticket }))
+        Ok(Claim { item, ticket })
     }
 
     async fn read_ahead(&self, what: Missing, generation: u64) -> Result<()> {
@@ -470,33 +497,25 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
         outcome: Result<R, String>,
         durability: Option<Durability>,
     ) -> Result<()> {
-        let open = claim.ticket.open;
-        if !Arc::ptr_eq(&claim.ticket.shared, &self.shared) {
-            return refuse(format!(
-                "item {} was handed out by another batch, or before this store was opened",
-                open.place.index
-            ));
-        }
+        let open = self.own(claim)?;
         let _slot = self.slot().await?;
         let change = move |tx: &mut Transaction<BatchState>| {
-            if !tx.state_mut().close(open.place.index, open.attempt) {
-                let (id, index) = (&tx.record().id, open.place.index);
-                return refuse(format!("item {index} of batch {id} is marked already; an item is marked once"));
-            }
             if let Some(durability) = durability {
                 tx.set_durability(durability);
             }
-            let mark = |result, error| Mark { place: open.place, attempt: open.attempt, result, error };
-            match outcome {
-                Ok(result) => {
-                    tx.event(state::COMPLETED, &mark(Some(result), None))?;
-                    tx.state_mut().completed += 1;
-                }
-                Err(error) => fail(tx, &open, &error)?,
-            }
+            close(tx, open, outcome)?;
             settle(tx)
         };
         self.instance.commit(change).await.map(drop)
+    }
+
+    /// What a claim of this batch is about.
+    fn own(&self, claim: &Claim<T>) -> Result<Open> {
+        let open = claim.ticket.open;
+        if Arc::ptr_eq(&claim.ticket.shared, &self.shared) {
+            return Ok(open);
+        }
+        refuse(format!("item {} was handed out by another batch, or before this store was opened", open.place.index))
     }
 
     /// Queues every failed item to be taken again, behind those that were never handed out. Returns
@@ -575,6 +594,32 @@ fn interrupt(tx: &mut Transaction<BatchState>, shared: &Shared) -> Result<()> {
         tx.event(state::INTERRUPTED, &Mark::of(&open))?;
     }
     Ok(())
+}
+
+/// Takes the item that is next, and the line of it if that was read ahead.
+fn take(tx: &mut Transaction<BatchState>, shared: &Arc<Shared>) -> Result<(Option<Line>, Ticket)> {
+    interrupt(tx, shared)?;
+    let mut looking = Looking::new(shared);
+    let open = tx.state_mut().take(&mut looking)?.ok_or_else(|| Error::rejected(NotNow::Nothing))?;
+    set_running(tx)?;
+    Ok((looking.line, shared.hold(open)))
+}
+
+/// Notes what became of an open item.
+fn close<R: Serialize>(tx: &mut Transaction<BatchState>, open: Open, outcome: Result<R, String>) -> Result<()> {
+    if !tx.state_mut().close(open.place.index, open.attempt) {
+        let (id, index) = (&tx.record().id, open.place.index);
+        return refuse(format!("item {index} of batch {id} is marked already; an item is marked once"));
+    }
+    let mark = |result, error| Mark { place: open.place, attempt: open.attempt, result, error };
+    match outcome {
+        Ok(result) => {
+            tx.event(state::COMPLETED, &mark(Some(result), None))?;
+            tx.state_mut().completed += 1;
+            Ok(())
+        }
+        Err(error) => fail(tx, &open, &error),
+    }
 }
 
 /// Notes a failure.

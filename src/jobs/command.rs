@@ -8,14 +8,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::job::{Attempt, Job};
-use super::process::{self, CommandSpec, Exit, GroupId, Guardian, Running};
+use super::process::{self, CommandSpec, Exit, Gated, GroupId, Guardian, Running};
 use crate::blocking;
 use crate::disk::fs::Dir;
 use crate::disk::layout;
 use crate::error::{BoxError, Error, Result};
 use crate::instance::{Session, SubDir};
 use crate::kind::{Instance, NewInstance};
-use crate::options::Durability;
 
 /// Most bytes of one log file of a job. A job that prints more has failed.
 const LOG_BYTES: u64 = 1 << 30;
@@ -99,18 +98,19 @@ impl Instance for CommandJob {
 }
 
 impl Job for CommandJob {
+    /// That of its process group.
+    const BEGINS_WITH_COMMIT: bool = true;
+
     async fn run(&self, session: Session<Self>, attempt: Attempt) -> Result<(), BoxError> {
         if let Some(group) = session.read(|state| state.group.clone()).await? {
             group.ensure_gone().await?;
         }
         let input = CommandInput::deserialize(&*attempt.input)?;
-        let spec = prepare_command(&session, input).await?;
         if !session.prepared().is_alive() {
             // Somebody killed it. Without it the jobs would outlive us if we died.
             session.prepared().restart().await?;
         }
-        let gated = process::spawn(&spec)?;
-        drop(spec);
+        let gated = spawn(&session, input).await?;
         let (group, pid) = (gated.group_id(), gated.pid());
         let number = attempt.number;
         // Nothing of the command has run yet: its shell waits until its process is on record.
@@ -125,14 +125,7 @@ impl Job for CommandJob {
         let logs = session.path().join(layout::LOGS);
         let exit = watch(running, &attempt, &logs).await?;
         let code = exit.code;
-        session
-            .commit(move |tx| {
-                // The commit that ends the attempt makes it durable.
-                tx.set_durability(Durability::Os);
-                (tx.state_mut().exit_code, tx.state_mut().group) = (code, None);
-                Ok(())
-            })
-            .await?;
+        attempt.at_end.set::<CommandState>(move |state| (state.exit_code, state.group) = (code, None));
         if exit.success() {
             return Ok(());
         }
@@ -151,11 +144,11 @@ impl Job for CommandJob {
     }
 }
 
-/// Makes the directories and opens the logs.
-async fn prepare_command(session: &Session<CommandJob>, input: CommandInput) -> Result<CommandSpec> {
+/// Makes the directories, opens the logs, and starts the shell, which waits at its gate.
+async fn spawn(session: &Session<CommandJob>, input: CommandInput) -> Result<Gated, BoxError> {
     let (live, permit) = session.admitted().await?;
     let (id, path) = (session.id().clone(), session.path());
-    blocking::run(move || {
+    let spawned = blocking::run(move || {
         let dir = &live.core.lane.dir;
         let cwd = dir.ensure_dir(SubDir::Workspace.name())?.path().to_owned();
         let logs = dir.ensure_dir(SubDir::Logs.name())?;
@@ -166,9 +159,10 @@ async fn prepare_command(session: &Session<CommandJob>, input: CommandInput) -> 
         let stdout = logs.open_append(layout::STDOUT)?.into_std()?;
         let stderr = logs.open_append(layout::STDERR)?.into_std()?;
         drop(permit);
-        Ok(CommandSpec { command: input.command, cwd, env, stdout, stderr })
+        Ok(process::spawn(&CommandSpec { command: input.command, cwd, env, stdout, stderr }))
     })
-    .await
+    .await?;
+    Ok(spawned?)
 }
 
 /// Waits until the command ends, and ends it when the attempt is told to stop, or when it prints

@@ -1,6 +1,7 @@
 //! What a job is, and one attempt at it.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -42,6 +43,12 @@ use crate::record::{LastCheckpoint, Status};
 /// }
 /// ```
 pub trait Job: Instance + Sized {
+    /// Whether the first thing that [`Job::run`] does is a commit at the level
+    /// [`Durability::Disk`](crate::Durability::Disk), before anything that can be seen outside of
+    /// the instance. Then the runner does not wait for the start of the attempt to be on disk:
+    /// that commit takes it there. Default: no.
+    const BEGINS_WITH_COMMIT: bool = false;
+
     /// Makes one attempt. It may have been made before, by a process that died in the middle: what
     /// it leaves outside its instance must be safe to do again.
     ///
@@ -69,7 +76,27 @@ pub struct Attempt {
     /// none was written.
     pub checkpoint: Option<LastCheckpoint>,
     pub(super) stop: CancellationToken,
+    pub(super) at_end: AtEnd,
     pub(super) status: watch::Receiver<Status>,
+}
+
+/// A change of the state that is a part of the commit that ends an attempt.
+pub(super) type EndChange<S> = Box<dyn FnOnce(&mut S) + Send>;
+
+/// Where an attempt leaves one, as an [`EndChange`] of its kind's state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AtEnd(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
+
+impl AtEnd {
+    pub(super) fn set<S: 'static>(&self, change: impl FnOnce(&mut S) + Send + 'static) {
+        let change: EndChange<S> = Box::new(change);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(change));
+    }
+
+    pub(super) fn take<S: 'static>(&self) -> Option<EndChange<S>> {
+        let change = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        change.downcast().ok().map(|change| *change)
+    }
 }
 
 impl Attempt {

@@ -19,8 +19,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, BatchItem, Claim, JobDone, Listed, MAX_OPEN};
-use super::job::{Attempt, Job, became};
+use super::job::{AtEnd, Attempt, EndChange, Job, became};
 use super::retry::{self, RetryPolicy};
+use crate::actors::transaction::Transaction;
 use crate::blocking;
 use crate::error::{Error, Result};
 use crate::instance::Session;
@@ -347,7 +348,7 @@ impl<J: Job> Work<J> {
                 break;
             }
             let item = claim.item();
-            let report = self.job(item).await;
+            let report = self.job(&claim).await;
             // Nobody comes back to it soon, and each live instance costs a descriptor, which every
             // process that is started has to close.
             self.store.release(&item.id);
@@ -355,9 +356,7 @@ impl<J: Job> Work<J> {
                 Err(error) if concerns_one_instance(&error) => self.failed(item, &error),
                 other => other?,
             };
-            // Together they wait for the log once.
-            let (marked, taken) = tokio::join!(self.mark(&claim, &report), self.next());
-            marked?;
+            let taken = self.mark(&claim, &report).await;
             if tell.send(report).await.is_err() {
                 break;
             }
@@ -371,17 +370,21 @@ impl<J: Job> Work<J> {
     }
 
     /// Notes in the batch what became of a job. The job's own record says it too, and is on disk: a
-    /// mark that is lost at a power cut is made again when the job is taken again.
-    async fn mark(&self, claim: &Claim<BatchItem>, report: &JobReport) -> Result<()> {
+    /// mark that is lost at a power cut is made again when the job is taken again. Takes the next
+    /// in the same commit, unless the runner is to stop.
+    async fn mark(&self, claim: &Claim<BatchItem>, report: &JobReport) -> Result<Option<Claim<BatchItem>>> {
         let outcome = match report.outcome {
             Outcome::Succeeded | Outcome::AlreadySucceeded => {
                 Ok(JobDone { job: report.id.clone(), attempt: report.attempt })
             }
             Outcome::Failed | Outcome::Cancelled => Err(report.error.clone().unwrap_or_default()),
             // The claim is dropped, and the job goes on when the batch is run again.
-            Outcome::Interrupted => return Ok(()),
+            Outcome::Interrupted => return self.next().await,
         };
-        self.batch.mark(claim, outcome, Some(Durability::Os)).await
+        if self.stop.is_cancelled() {
+            return self.batch.mark(claim, outcome, Some(Durability::Os)).await.map(|()| None);
+        }
+        self.batch.mark_and_next(claim, outcome).await
     }
 
     /// The report of a job whose instance cannot be used.
@@ -396,22 +399,37 @@ impl<J: Job> Work<J> {
         }
     }
 
-    /// The instance of a job. A command that pauses or changes it may have it locked for a moment.
-    async fn session(&self, item: &BatchItem) -> Result<Session<J>> {
+    /// The instance of a job. One that did not exist has begun its first attempt: the number says so.
+    async fn session(&self, claim: &Claim<BatchItem>) -> Result<(Session<J>, Option<u32>)> {
+        let item = claim.item();
+        if claim.attempt() > 1 {
+            // Mostly it is there, and to ask for it costs less than to try to make it.
+            match self.existing(&item.id).await {
+                Err(Error::NotFound { .. }) => {}
+                other => return Ok((other?, None)),
+            }
+        }
+        match self.store.create_with(item.to_new(self.batch.id()), |tx| begin::<J>(tx).map(drop)).await {
+            Err(Error::AlreadyExists { .. }) => Ok((self.existing(&item.id).await?, None)),
+            made => Ok((made?, Some(1))),
+        }
+    }
+
+    /// An instance that is there. A command that pauses or changes it may have it locked for a moment.
+    async fn existing(&self, id: &InstanceId) -> Result<Session<J>> {
         for _ in 0..LOCKED_TRIES {
-            // The commit that begins the first attempt makes it durable.
-            let new = item.to_new(self.batch.id()).durability(Durability::Os);
-            match self.store.get_or_create(new).await {
+            match self.store.session(id).await {
                 Err(Error::Locked { .. }) => tokio::time::sleep(LOCKED_PAUSE).await,
                 other => return other,
             }
         }
-        self.store.get_or_create(item.to_new(self.batch.id()).durability(Durability::Os)).await
+        self.store.session(id).await
     }
 
-    async fn job(&self, item: &BatchItem) -> Result<JobReport> {
+    async fn job(&self, claim: &Claim<BatchItem>) -> Result<JobReport> {
+        let item = claim.item();
         let begun = Instant::now();
-        let session = self.session(item).await?;
+        let (session, mut first) = self.session(claim).await?;
         let report = |outcome, attempt, error| JobReport {
             id: item.id.clone(),
             outcome,
@@ -435,7 +453,11 @@ impl<J: Job> Work<J> {
         loop {
             made += 1;
             let attempt = loop {
-                match begin(&session).await {
+                let begun = match first.take() {
+                    Some(attempt) => Ok(attempt),
+                    None => session.commit(begin::<J>).await.map(|begun| begun.value),
+                };
+                match begun {
                     // Somebody holds it: it is begun when they let it go.
                     Err(Error::Transition { from: Status::Paused, .. }) => {}
                     other => break other?,
@@ -447,17 +469,18 @@ impl<J: Job> Work<J> {
                     // Paused, as it was.
                     () = self.stop.cancelled() => return Ok(report(Outcome::Interrupted, number, None)),
                     () = called_off(&session, &status) => {
-                        conclude(&session, number, &Ended::Cancelled, None).await?;
+                        conclude(&session, number, &Ended::Cancelled, None, None).await?;
                         return Ok(report(Outcome::Cancelled, number, Some("cancelled".to_owned())));
                     }
                     () = became(&status, false) => {}
                 }
             };
             let checkpoint = session.last_checkpoint().await?;
-            let ended = self.attempt(&session, attempt, &input, checkpoint, &status).await;
+            let at_end = AtEnd::default();
+            let ended = self.attempt(&session, attempt, &input, checkpoint, &status, &at_end).await;
             let again = matches!(ended, Ended::Failed(_)) && self.retry.retries_after(made);
             let delay = self.retry.delay(made, retry::random());
-            conclude(&session, attempt, &ended, again.then_some(delay)).await?;
+            conclude(&session, attempt, &ended, again.then_some(delay), at_end.take()).await?;
             let (outcome, error) = match ended {
                 Ended::Succeeded => (Outcome::Succeeded, None),
                 Ended::Cancelled => (Outcome::Cancelled, Some("cancelled".to_owned())),
@@ -470,7 +493,7 @@ impl<J: Job> Work<J> {
             tokio::select! {
                 biased;
                 () = called_off(&session, &status) => {
-                    conclude(&session, attempt, &Ended::Cancelled, None).await?;
+                    conclude(&session, attempt, &Ended::Cancelled, None, None).await?;
                     return Ok(report(Outcome::Cancelled, attempt, Some("cancelled".to_owned())));
                 }
                 () = tokio::time::sleep(delay) => {}
@@ -488,6 +511,7 @@ impl<J: Job> Work<J> {
         input: &Arc<Value>,
         checkpoint: Option<LastCheckpoint>,
         status: &watch::Receiver<Status>,
+        at_end: &AtEnd,
     ) -> Ended {
         let stop = CancellationToken::new();
         let attempt = Attempt {
@@ -496,6 +520,7 @@ impl<J: Job> Work<J> {
             grace: self.grace,
             checkpoint,
             stop: stop.clone(),
+            at_end: at_end.clone(),
             status: status.clone(),
         };
         let (kind, for_task) = (Arc::clone(self.store.kind()), session.clone());
@@ -553,27 +578,32 @@ async fn time_at_work(limit: Duration, status: &watch::Receiver<Status>) {
 }
 
 /// Notes that an attempt begins, and returns its number. One that is paused is not begun.
-async fn begin<J: Job>(session: &Session<J>) -> Result<u32> {
-    let begun = session
-        .commit(|tx| {
-            let record = tx.record();
-            if record.status == Status::Paused {
-                return Err(Error::Transition { id: record.id.clone(), from: Status::Paused, to: Status::Running });
-            }
-            if record.status.is_final() {
-                tx.set_status(Status::Pending, None)?;
-            }
-            let attempt = tx.begin_attempt();
-            tx.set_status(Status::Running, None)?;
-            tx.event("job.started", &json!({ "attempt": attempt }))?;
-            Ok(attempt)
-        })
-        .await?;
-    Ok(begun.value)
+/// Where the job commits at once, that commit takes this one to the disk.
+fn begin<J: Job>(tx: &mut Transaction<J::State>) -> Result<u32> {
+    let record = tx.record();
+    if record.status == Status::Paused {
+        return Err(Error::Transition { id: record.id.clone(), from: Status::Paused, to: Status::Running });
+    }
+    if record.status.is_final() {
+        tx.set_status(Status::Pending, None)?;
+    }
+    if J::BEGINS_WITH_COMMIT {
+        tx.set_durability(Durability::Os);
+    }
+    let attempt = tx.begin_attempt();
+    tx.set_status(Status::Running, None)?;
+    tx.event("job.started", &json!({ "attempt": attempt }))?;
+    Ok(attempt)
 }
 
 /// Notes how an attempt ended; with a delay it is to be followed by another.
-async fn conclude<J: Job>(session: &Session<J>, attempt: u32, ended: &Ended, again: Option<Duration>) -> Result<()> {
+async fn conclude<J: Job>(
+    session: &Session<J>,
+    attempt: u32,
+    ended: &Ended,
+    again: Option<Duration>,
+    change: Option<EndChange<J::State>>,
+) -> Result<()> {
     let error = if let Ended::Failed(error) = ended { Some(error.clone()) } else { None };
     let (status, event) = match (ended, again) {
         (Ended::Succeeded, _) => (Status::Succeeded, "job.succeeded"),
@@ -585,6 +615,9 @@ async fn conclude<J: Job>(session: &Session<J>, attempt: u32, ended: &Ended, aga
     let delay_ms = again.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
     session
         .commit(move |tx| {
+            if let Some(change) = change {
+                change(tx.state_mut());
+            }
             if tx.record().status == Status::Waiting && status == Status::Pending {
                 // It ended while it waited for an answer: the lifecycle puts back what runs.
                 tx.set_status(Status::Running, None)?;

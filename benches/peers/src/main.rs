@@ -73,6 +73,7 @@ fn main() -> Outcome<()> {
             rows::all().iter().for_each(|row| println!("{:<28} {}", row.name, row.title));
             Ok(())
         }
+        Command::Child { args } if args.len() == 3 && args[0] == "run-os" => rows::run::child(&args[1], &args[2]),
         Command::Child { args } => Err(format!("no such step: {args:?}").into()),
     }
 }

@@ -2,18 +2,19 @@
 //! and their contenders.
 
 mod load;
+pub mod run;
 
 use crate::harness::Row;
 
 /// Every row.
 pub fn all() -> Vec<Row> {
-    let subjects: &[fn() -> Vec<Row>] = &[load::rows];
+    let subjects: &[fn() -> Vec<Row>] = &[load::rows, run::rows];
     subjects.iter().flat_map(|rows| rows()).collect()
 }
 
 /// Every goal.
 pub fn goals() -> Vec<Goal> {
-    let subjects: &[fn() -> Vec<Goal>] = &[load::goals];
+    let subjects: &[fn() -> Vec<Goal>] = &[load::goals, run::goals];
     subjects.iter().flat_map(|goals| goals()).collect()
 }
 
