@@ -114,6 +114,11 @@ impl Row {
 }
 
 impl Measured {
+    /// Whether more is better.
+    pub fn is_rate(&self) -> bool {
+        self.unit.ends_with("/s")
+    }
+
     fn add(&mut self, run: usize, figure: Figure) {
         eprintln!("{:>28}  run {}  {:<44} {:>14.2} {}", self.row, run + 1, figure.series, figure.value, self.unit);
         let known = self.series.iter_mut().find(|series| series.name == figure.series && series.x == figure.x);

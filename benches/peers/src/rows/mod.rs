@@ -32,4 +32,11 @@ pub struct Goal {
 pub enum Bound {
     AtLeast(f64),
     AtMost(f64),
+    /// Of a row with an axis: how often the cost at the first point from `from` on fits into that at
+    /// the last one up to `to`. The cost of a rate is its reciprocal.
+    Grows {
+        from: f64,
+        to: f64,
+        at_most: f64,
+    },
 }
