@@ -151,6 +151,7 @@ pub fn median(values: &[f64]) -> f64 {
 
 /// Where the results of one machine and file system are.
 pub fn write_results(path: &Path, results: &Results) -> Outcome<()> {
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
     Ok(std::fs::write(path, serde_json::to_string_pretty(results)? + "\n")?)
 }
 

@@ -38,7 +38,7 @@ pub fn draw(rows: &[(char, &Measured)]) -> Option<String> {
     picture.text((MARGIN, 44.0), Anchor::Start, "faint", &what);
     let mut y = TOP;
     for (name, spreads) in &bars {
-        picture.text((MARGIN, y + 13.0), Anchor::Start, "", name);
+        picture.text((MARGIN + 5.0, y + 13.0), Anchor::Start, "", name);
         y += NAME;
         let colour = if crate::report::is_ours(name) { 0 } else { GREY };
         for (letter, spread) in spreads {

@@ -6,7 +6,7 @@ use super::text;
 use crate::harness::Measured;
 
 const LEFT: f64 = 84.0;
-const RIGHT: f64 = 24.0;
+const RIGHT: f64 = 48.0;
 const TOP: f64 = 64.0;
 const PLOT: f64 = 320.0;
 const LEGEND: f64 = 18.0;

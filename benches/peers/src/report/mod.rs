@@ -32,6 +32,7 @@ pub fn write(results: &[PathBuf], page: &Path, plots: &Path) -> Outcome<()> {
     let link = page.parent().and_then(|dir| plots.strip_prefix(dir).ok()).unwrap_or(plots);
     let report = Report::of(&results, &rows::goals(), &order, link)?;
     std::fs::create_dir_all(plots)?;
+    page.parent().map_or(Ok(()), std::fs::create_dir_all)?;
     for (name, svg) in &report.plots {
         std::fs::write(plots.join(name), svg)?;
     }

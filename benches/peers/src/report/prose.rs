@@ -4,7 +4,7 @@
 pub const INTRODUCTION: &str = "\
 How fast fiefdom is, beside what people would use instead: every contender in the same run, on the same machine, on \
 the same disk, at a durability that is stated. This page is generated from the figures in `benches/peers/results/`; \
-nothing in it is written by hand. No figure is a promise: machines and disks differ, by a factor of ten and more where a \
+edit the program in `benches/peers/`, not the page. No figure is a promise: machines and disks differ, by a factor of ten and more where a \
 flush is concerned. Ratios travel better.";
 
 /// The items of "How to read it".

@@ -1,17 +1,23 @@
 //! The tables of the report, in its order. A file has the rows of one subject, with their goals
 //! and their contenders.
 
+mod shapes;
+
 use crate::harness::Row;
 
 /// Every row.
 pub fn all() -> Vec<Row> {
-    let subjects: &[fn() -> Vec<Row>] = &[];
+    let subjects: &[fn() -> Vec<Row>] = &[
+        shapes::rows,
+    ];
     subjects.iter().flat_map(|rows| rows()).collect()
 }
 
 /// Every goal.
 pub fn goals() -> Vec<Goal> {
-    let subjects: &[fn() -> Vec<Goal>] = &[];
+    let subjects: &[fn() -> Vec<Goal>] = &[
+        shapes::goals,
+    ];
     subjects.iter().flat_map(|goals| goals()).collect()
 }
 
