@@ -2,8 +2,9 @@
 gate:
     bash .ci/run
 
-# Measures fiefdom beside its peers in DIR, on a quiet machine, and writes docs/performance.md. NAME is that of the
-# disk in benches/peers/results/: `just bench /mnt/other b` measures a second one, which stands beside the first.
+# NAME is that of the disk in benches/peers/results/: after `just bench`, `just bench /mnt/other b` measures a second
+# one, which stands beside the first. It takes a quiet machine, and its time.
+# Measures fiefdom beside its peers in DIR, and writes docs/performance.md.
 bench DIR="target/bench" NAME="a": (peers "measure" "--dir" DIR "--out" "benches/peers/results/" + NAME + ".json")
     just report
 
