@@ -67,7 +67,7 @@ async fn create(store: &Store<Untyped>, count: usize, bytes: usize) -> Outcome<V
                     let new = NewInstance::new().input(document(bytes)).durability(Durability::Os);
                     made.push(store.create(new).await?.instance().clone());
                 }
-                fiefdom::Result::Ok(made)
+                Ok::<_, fiefdom::Error>(made)
             })
         })
         .collect();
@@ -101,7 +101,7 @@ where
                         operation(caller, done).await?;
                         done += 1;
                     }
-                    fiefdom::Result::Ok(done)
+                    Ok::<_, fiefdom::Error>(done)
                 })
             })
             .collect();

@@ -89,7 +89,7 @@ fn activate(logs: &Logs, setting: &Setting, events: u64) -> Outcome<Figure> {
             store.get(&id).await?.record().await?;
             let time = begun.elapsed();
             store.shutdown().await?;
-            fiefdom::Result::Ok(time)
+            Ok::<_, fiefdom::Error>(time)
         })?;
         times.push(time);
     }
