@@ -2,9 +2,28 @@
 gate:
     bash .ci/run
 
-# Every benchmark; `just bench update` one group. docs/performance.md says how to read it.
-bench *GROUP:
+# NAME is that of the disk in benches/peers/results/: after `just bench`, `just bench /mnt/other b` measures a second
+# one, which stands beside the first. It takes a quiet machine, and its time.
+# Measures fiefdom beside its peers in DIR, and writes docs/performance.md.
+bench DIR="target/bench" NAME="a": (peers "measure" "--dir" DIR "--out" "benches/peers/results/" + NAME + ".json")
+    just report
+
+# The page and its pictures again, from the figures that are there.
+report: (peers "report" "benches/peers/results/*.json")
+
+# A short look at some rows, small: `just bench-quick updates`. It writes no page.
+bench-quick *ROWS:
+    just peers measure --quick --runs 3 --seconds 0.5 --out target/quick.json {{prepend("--row ", ROWS)}}
+
+# The criterion benchmarks of single paths, for day-to-day comparison; `just bench-paths update` one group.
+bench-paths *GROUP:
     cargo bench --bench paths -- {{GROUP}}
+
+# The comparison itself. It runs the release binary of the project.
+[private]
+peers *ARGS:
+    cargo build --release
+    cargo run --release --manifest-path benches/peers/Cargo.toml -- {{ARGS}}
 
 # The main job on the input that ships with the repository.
 demo:

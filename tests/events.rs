@@ -200,6 +200,61 @@ async fn a_damaged_event_log_is_an_error_that_names_the_place() -> TestResult {
     Ok(())
 }
 
+/// One long file of events, of which some are longer than all the others together. All are in one commit.
+async fn long_log(root: &tempfile::TempDir) -> TestResult<u64> {
+    const EVENTS: u64 = 2_000;
+    let store = store(root, |_| ()).await?;
+    let session = store.create(NewInstance::with_id(id("a"))).await?;
+    session
+        .commit(|tx| {
+            (1..=EVENTS).try_for_each(|n| {
+                let padding = if n % 700 == 0 { 200_000 } else { n % 50 };
+                tx.event("n", &"x".repeat(usize::try_from(padding).unwrap_or(0))).map(drop)
+            })
+        })
+        .await?;
+    store.shutdown().await?;
+    Ok(EVENTS)
+}
+
+#[tokio::test]
+async fn events_are_found_from_any_number_on_in_a_long_file() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let events = long_log(&root).await?;
+    let view = View::open(root.path())?;
+    // Some from everywhere, and those beside the long ones.
+    for from in (1..=events).filter(|n| n % 97 == 0 || n % 700 < 2 || n % 700 == 699) {
+        let read = view.events(&id("a"), from)?;
+        assert!(!read.is_empty() && read.iter().map(|event| event.seq).eq(from..from + read.len() as u64), "{from}");
+    }
+    assert!(view.events(&id("a"), events + 1)?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn to_read_the_last_events_those_long_before_are_not_read() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let events = long_log(&root).await?;
+    let path = root.path().join("instances/a/events/events.jsonl");
+    let mut text = std::fs::read(&path)?;
+    let begins = text.iter().position(|byte| *byte == b'\n').ok_or("a log of one line")? + 1;
+    text[begins] = 0;
+    std::fs::write(&path, &text)?;
+
+    let view = View::open(root.path())?;
+    let last = view.events(&id("a"), events - 9)?;
+    assert!(last.iter().map(|event| event.seq).eq(events - 9..=events));
+    let mut from = 1;
+    let error = loop {
+        match view.events(&id("a"), from) {
+            Ok(read) => from = read.last().ok_or("damage that nobody meets")?.seq + 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, fiefdom::Error::Corrupt { .. }), "{error}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn following_an_instance_that_is_not_there_yet_waits_for_it() -> TestResult {
     let root = tempfile::tempdir()?;

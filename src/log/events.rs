@@ -25,6 +25,9 @@ const LAST_LINE_BYTES: u64 = 1024;
 /// Skipping more events than this, it is cheaper to look for the file anew than to read over them.
 const SKIP_EVENTS: u64 = 4096;
 
+/// How near a search comes to the line that is looked for; the rest is read over.
+const FOUND_BYTES: u64 = 4 * FIRST_CHUNK_BYTES as u64;
+
 /// Longest line that is read. It only bounds memory: the limit for new events is lower by default.
 const LINE_BYTES: usize = 64 << 20;
 
@@ -289,6 +292,29 @@ pub(crate) fn first_seq(file: &File) -> Result<Option<u64>> {
     Ok(Lines::new(file, 0).next()?.and_then(|line| line.seq()).filter(|seq| *seq > 0))
 }
 
+/// Where to begin to read for `seq`: at a line that is not behind it, and not far before it.
+///
+/// The numbers of the lines rise, so this costs hardly more in a long file than in a short one. What
+/// cannot be read is no help in the search: the reader meets it if it stands in its way.
+fn find(file: &File, seq: u64) -> Result<u64> {
+    let (mut begin, mut end) = (0, file.len()?);
+    while end - begin > FOUND_BYTES {
+        let middle = begin + (end - begin) / 2;
+        match line_behind(file, middle) {
+            Some(line) if line.offset < end && line.seq().is_some_and(|found| found <= seq) => begin = line.offset,
+            _ => end = middle,
+        }
+    }
+    Ok(begin)
+}
+
+/// The first line that begins behind an offset.
+fn line_behind(file: &File, offset: u64) -> Option<RawLine> {
+    let mut lines = Lines::new(file, offset);
+    lines.next().ok()??;
+    lines.next().ok()?
+}
+
 /// The complete lines of a file from an offset on, in bounded memory.
 pub(crate) struct Lines<'a> {
     file: &'a File,
@@ -456,15 +482,21 @@ impl EventReader {
             && let Some(first) = first_seq(&file)?
             && (first <= self.next_seq || full.is_empty())
         {
-            let cursor = Cursor { segment: first, identity: file.stat()?.identity, offset: 0 };
+            let cursor = self.cursor_in(&file, first)?;
             return Ok(Some((file, cursor, true)));
         }
         let Some(segment) = full.iter().rev().find(|first| **first <= self.next_seq).or(full.first()) else {
             return Ok(None);
         };
         let Some(file) = dir.open_file(&layout::event_segment(*segment))? else { return Ok(None) };
-        let cursor = Cursor { segment: *segment, identity: file.stat()?.identity, offset: 0 };
+        let cursor = self.cursor_in(&file, *segment)?;
         Ok(Some((file, cursor, false)))
+    }
+
+    /// Where to read on in a file whose first event is `segment`.
+    fn cursor_in(&self, file: &File, segment: u64) -> Result<Cursor> {
+        let offset = if segment < self.next_seq { find(file, self.next_seq)? } else { 0 };
+        Ok(Cursor { segment, identity: file.stat()?.identity, offset })
     }
 
     /// Whether some file begins at the next seq or before it, behind the one that was just finished.

@@ -114,6 +114,11 @@ impl Row {
 }
 
 impl Measured {
+    /// Whether more is better.
+    pub fn is_rate(&self) -> bool {
+        self.unit.ends_with("/s")
+    }
+
     fn add(&mut self, run: usize, figure: Figure) {
         eprintln!("{:>28}  run {}  {:<44} {:>14.2} {}", self.row, run + 1, figure.series, figure.value, self.unit);
         let known = self.series.iter_mut().find(|series| series.name == figure.series && series.x == figure.x);
@@ -146,6 +151,7 @@ pub fn median(values: &[f64]) -> f64 {
 
 /// Where the results of one machine and file system are.
 pub fn write_results(path: &Path, results: &Results) -> Outcome<()> {
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
     Ok(std::fs::write(path, serde_json::to_string_pretty(results)? + "\n")?)
 }
 

@@ -3,6 +3,7 @@
 
 mod harness;
 mod machine;
+mod report;
 mod rows;
 
 use std::path::PathBuf;
@@ -43,6 +44,17 @@ enum Command {
     },
     /// The names of the rows.
     Rows,
+    /// Write the page from the figures. It fails when a goal is missed and nothing says why.
+    Report {
+        /// The figures of each file system, the main one first.
+        #[arg(required = true)]
+        results: Vec<PathBuf>,
+        #[arg(long, default_value = "docs/performance.md")]
+        out: PathBuf,
+        /// Where the pictures go.
+        #[arg(long, default_value = "docs/performance")]
+        plots: PathBuf,
+    },
     /// One step of a measurement that needs a process of its own.
     #[command(hide = true)]
     Child { args: Vec<String> },
@@ -74,6 +86,7 @@ fn main() -> Outcome<()> {
             Ok(())
         }
         Command::Child { args } if args.len() == 3 && args[0] == "run-os" => rows::run::child(&args[1], &args[2]),
+        Command::Report { results, out, plots } => report::write(&results, &out, &plots),
         Command::Child { args } => Err(format!("no such step: {args:?}").into()),
     }
 }

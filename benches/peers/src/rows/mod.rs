@@ -3,18 +3,19 @@
 
 mod load;
 pub mod run;
+mod shapes;
 
 use crate::harness::Row;
 
 /// Every row.
 pub fn all() -> Vec<Row> {
-    let subjects: &[fn() -> Vec<Row>] = &[load::rows, run::rows];
+    let subjects: &[fn() -> Vec<Row>] = &[load::rows, run::rows, shapes::rows];
     subjects.iter().flat_map(|rows| rows()).collect()
 }
 
 /// Every goal.
 pub fn goals() -> Vec<Goal> {
-    let subjects: &[fn() -> Vec<Goal>] = &[load::goals, run::goals];
+    let subjects: &[fn() -> Vec<Goal>] = &[load::goals, run::goals, shapes::goals];
     subjects.iter().flat_map(|goals| goals()).collect()
 }
 
@@ -35,4 +36,11 @@ pub struct Goal {
 pub enum Bound {
     AtLeast(f64),
     AtMost(f64),
+    /// Of a row with an axis: how often the cost at the first point from `from` on fits into that at
+    /// the last one up to `to`. The cost of a rate is its reciprocal.
+    Grows {
+        from: f64,
+        to: f64,
+        at_most: f64,
+    },
 }
