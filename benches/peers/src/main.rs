@@ -3,6 +3,7 @@
 
 mod harness;
 mod machine;
+mod peers;
 mod rows;
 
 use std::path::PathBuf;

@@ -3,15 +3,22 @@
 
 use crate::harness::Row;
 
+mod creations;
+mod events;
+mod followers;
+mod reads;
+mod updates;
+
 /// Every row.
 pub fn all() -> Vec<Row> {
-    let subjects: &[fn() -> Vec<Row>] = &[];
+    let subjects: &[fn() -> Vec<Row>] = &[updates::rows, reads::rows, creations::rows, events::rows, followers::rows];
     subjects.iter().flat_map(|rows| rows()).collect()
 }
 
 /// Every goal.
 pub fn goals() -> Vec<Goal> {
-    let subjects: &[fn() -> Vec<Goal>] = &[];
+    let subjects: &[fn() -> Vec<Goal>] =
+        &[updates::goals, reads::goals, creations::goals, events::goals, followers::goals];
     subjects.iter().flat_map(|goals| goals()).collect()
 }
 
