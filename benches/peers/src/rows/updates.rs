@@ -37,18 +37,31 @@ pub fn rows() -> Vec<Row> {
 }
 
 pub fn goals() -> Vec<Goal> {
-    let goal = |row, ours, theirs, bound| Goal { row, ours, theirs: Some(theirs), bound, if_missed: "" };
+    let goal = |row, theirs, bound, if_missed| Goal { row, ours: ours::DISK, theirs: Some(theirs), bound, if_missed };
     vec![
-        goal("updates-64", ours::DISK, SQLITE_FULL, Bound::AtLeast(1.2)),
-        goal("updates-64", ours::DISK, LOCK_MAP, Bound::AtLeast(8.0)),
-        goal("updates-64", ours::DISK, PYTHON, Bound::AtLeast(15.0)),
-        goal("updates-512", ours::DISK, SQLITE_FULL, Bound::AtLeast(1.3)),
-        goal("updates-512", ours::DISK, REDB, Bound::AtLeast(1.3)),
-        goal("updates-512", ours::DISK, RAW, Bound::AtLeast(0.4)),
-        goal("updates-hot", ours::DISK, SQLITE_FULL, Bound::AtLeast(1.2)),
-        goal("update-latency", ours::DISK, RAW, Bound::AtMost(1.3)),
+        goal("updates-64", SQLITE_FULL, Bound::AtLeast(1.2), BESIDE_A_DATABASE),
+        goal("updates-64", LOCK_MAP, Bound::AtLeast(8.0), LOCK_MAP_IS_NEAR),
+        goal("updates-64", PYTHON, Bound::AtLeast(15.0), LOCK_MAP_IS_NEAR),
+        goal("updates-512", SQLITE_FULL, Bound::AtLeast(1.3), BESIDE_A_DATABASE),
+        goal("updates-512", REDB, Bound::AtLeast(1.3), BESIDE_A_DATABASE),
+        goal("updates-512", RAW, Bound::AtLeast(0.4), BESIDE_THE_LIMIT),
+        goal("updates-hot", SQLITE_FULL, Bound::AtLeast(1.2), BESIDE_A_DATABASE),
+        goal("update-latency", RAW, Bound::AtMost(1.3), ""),
     ]
 }
+
+const BESIDE_A_DATABASE: &str = "The disk is not what bounds it: at the level of the operating system, without a \
+flush, the gap is as wide. What an update costs is processor time, and the peer spends less of it: it has no bound on \
+what is queued, no copy of the state to go back to, no record around the state, no log line that holds the whole \
+record, and no file of an instance to rewrite; of several states of one instance in a batch it writes the last alone, \
+and it keeps other processes out of its database. Less processor time for each commit would close a part of it; the \
+files that a person can read are the rest, and they are the point.";
+
+const BESIDE_THE_LIMIT: &str = "A batch is bound by the two processors and not by the disk: what 512 callers wait for \
+is that their changes are applied, encoded and answered, each in its own task. The limit does nothing of that.";
+
+const LOCK_MAP_IS_NEAR: &str = "Where to replace a file is cheap, and nothing is flushed, the lock map is bound by \
+its processor time alone, as ours is; it loses what it acknowledged when the power goes.";
 
 /// Every contender with so many callers of so many instances.
 fn everybody(callers: usize, instances: usize) -> Vec<Contender> {
