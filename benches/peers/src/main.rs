@@ -3,6 +3,7 @@
 
 mod harness;
 mod machine;
+mod peers;
 mod report;
 mod rows;
 

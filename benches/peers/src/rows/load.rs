@@ -76,10 +76,7 @@ fn log(setting: &Setting) -> Outcome<Vec<Figure>> {
 fn ends(setting: &Setting, name: &str, unit: f64) -> Outcome<Vec<Figure>> {
     let intervals = intervals(sustained(setting)?)?;
     let (first, last) = intervals.first().zip(intervals.last()).ok_or("no intervals")?;
-    Ok(vec![
-        Figure::new(FIRST, at(first, &[name])? / unit),
-        Figure::new(LAST, at(last, &[name])? / unit),
-    ])
+    Ok(vec![Figure::new(FIRST, at(first, &[name])? / unit), Figure::new(LAST, at(last, &[name])? / unit)])
 }
 
 fn intervals(sustained: &Value) -> Outcome<&Vec<Value>> {

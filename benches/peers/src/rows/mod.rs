@@ -1,21 +1,48 @@
 //! The tables of the report, in its order. A file has the rows of one subject, with their goals
 //! and their contenders.
 
+mod creations;
+mod events;
+mod followers;
 mod load;
+mod reads;
 pub mod run;
 mod shapes;
-
+mod updates;
 use crate::harness::Row;
 
+mod creations;
+mod events;
+mod followers;
+mod reads;
+mod updates;
 /// Every row.
 pub fn all() -> Vec<Row> {
-    let subjects: &[fn() -> Vec<Row>] = &[load::rows, run::rows, shapes::rows];
+    let subjects: &[fn() -> Vec<Row>] = &[
+        updates::rows,
+        reads::rows,
+        creations::rows,
+        events::rows,
+        followers::rows,
+        run::rows,
+        load::rows,
+        shapes::rows,
+    ];
     subjects.iter().flat_map(|rows| rows()).collect()
 }
 
 /// Every goal.
 pub fn goals() -> Vec<Goal> {
-    let subjects: &[fn() -> Vec<Goal>] = &[load::goals, run::goals, shapes::goals];
+    let subjects: &[fn() -> Vec<Goal>] = &[
+        updates::goals,
+        reads::goals,
+        creations::goals,
+        events::goals,
+        followers::goals,
+        run::goals,
+        load::goals,
+        shapes::goals,
+    ];
     subjects.iter().flat_map(|goals| goals()).collect()
 }
 

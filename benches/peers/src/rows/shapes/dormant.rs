@@ -34,8 +34,13 @@ pub fn rows() -> Vec<Row> {
             points(setting, &DORMANT, 3).iter().map(measured).collect()
         })
     };
-    let row = |name, title, unit, contenders| {
-        Row { name, title, unit, axis: Some("dormant instances in the store"), at_most: 5, contenders }
+    let row = |name, title, unit, contenders| Row {
+        name,
+        title,
+        unit,
+        axis: Some("dormant instances in the store"),
+        at_most: 5,
+        contenders,
     };
     vec![
         row("shape-dormant-open", "A store opened, by dormant instances", "us", vec![each(open)]),

@@ -31,7 +31,14 @@ pub fn rows() -> Vec<Row> {
         let each: Contender = Box::new(move |setting| {
             points(setting, &EVENTS, 3).iter().map(|&events| measure(&made, setting, events)).collect()
         });
-        Row { name, title, unit: "us", axis: Some("events in the log of the instance"), at_most: 5, contenders: vec![each] }
+        Row {
+            name,
+            title,
+            unit: "us",
+            axis: Some("events in the log of the instance"),
+            at_most: 5,
+            contenders: vec![each],
+        }
     };
     vec![
         row("shape-log-activate", "First use of a dormant instance, by length of its event log", activate),
@@ -73,7 +80,8 @@ async fn fill(root: PathBuf, events: u64) -> Outcome<()> {
     let made = store.create(NewInstance::with_id(id()?)).await?;
     for from in (0..events).step_by(AT_ONCE as usize) {
         let until = events.min(from + AT_ONCE);
-        let add = move |tx: &mut fiefdom::Transaction<_>| (from..until).try_for_each(|n| tx.event("step", &n).map(drop));
+        let add =
+            move |tx: &mut fiefdom::Transaction<_>| (from..until).try_for_each(|n| tx.event("step", &n).map(drop));
         made.instance().commit(add).await?;
     }
     Ok(store.shutdown().await?)
