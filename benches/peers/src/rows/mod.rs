@@ -9,13 +9,9 @@ mod reads;
 pub mod run;
 mod shapes;
 mod updates;
+
 use crate::harness::Row;
 
-mod creations;
-mod events;
-mod followers;
-mod reads;
-mod updates;
 /// Every row.
 pub fn all() -> Vec<Row> {
     let subjects: &[fn() -> Vec<Row>] = &[
