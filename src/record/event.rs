@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{json, strict};
 use crate::error::{Error, Result};
@@ -63,9 +63,7 @@ impl EventDraft {
             return refuse("it holds a control character");
         }
         strict::check("data", data)?;
-        let text = serde_json::to_string(data).map_err(|e| json::unserializable("data", &e))?;
-        // serde_json has just written it, so it is one valid JSON value without a newline.
-        let data = RawValue::from_string(text).map_err(|e| json::unserializable("data", &e))?;
+        let data = to_raw_value(data).map_err(|e| json::unserializable("data", &e))?;
         Ok(Self { kind: kind.to_owned(), data })
     }
 
