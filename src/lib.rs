@@ -29,6 +29,7 @@ mod input;
 mod instance;
 pub mod jobs;
 mod kind;
+mod listing;
 mod log;
 mod migration;
 mod mutants;

@@ -233,9 +233,7 @@ fn bury(root: &Root, id: &InstanceId, uid: Uuid, alone: bool, dying: &Dying) -> 
         Some(Err(_)) | None => alone && !trash::holds(root, id, uid)?,
     };
     if is_its_own {
-        root.instances.rename(id.as_str(), &root.trash, &layout::trashed(id, uid))?;
-        root.instances.sync()?;
-        root.trash.sync()?;
+        lock::move_to_trash(root, id, &layout::trashed(id, uid))?;
     }
     Ok(())
 }
@@ -263,7 +261,7 @@ const DYING: Duration = Duration::from_secs(2);
 fn claim(root: &Root, id: &InstanceId, dying: &Dying) -> Result<Option<Locked<Dir>>> {
     let begun = Instant::now();
     loop {
-        let owner = match lock::lock_instance(root, id, false) {
+        let owner = match lock::lock_instance(root, id, None) {
             Ok(dir) => return Ok(Some(dir)),
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(Error::Locked { owner, .. }) => owner.map(|owner| owner.pid),
