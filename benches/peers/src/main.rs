@@ -73,6 +73,7 @@ fn main() -> Outcome<()> {
             rows::all().iter().for_each(|row| println!("{:<28} {}", row.name, row.title));
             Ok(())
         }
+        Command::Child { args } if args.first().is_some_and(|step| step == "scale") => rows::scale::act(&args[1..]),
         Command::Child { args } => Err(format!("no such step: {args:?}").into()),
     }
 }

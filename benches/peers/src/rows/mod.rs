@@ -1,17 +1,20 @@
 //! The tables of the report, in its order. A file has the rows of one subject, with their goals
 //! and their contenders.
 
+mod roots;
+pub mod scale;
+
 use crate::harness::Row;
 
 /// Every row.
 pub fn all() -> Vec<Row> {
-    let subjects: &[fn() -> Vec<Row>] = &[];
+    let subjects: &[fn() -> Vec<Row>] = &[scale::rows];
     subjects.iter().flat_map(|rows| rows()).collect()
 }
 
 /// Every goal.
 pub fn goals() -> Vec<Goal> {
-    let subjects: &[fn() -> Vec<Goal>] = &[];
+    let subjects: &[fn() -> Vec<Goal>] = &[scale::goals];
     subjects.iter().flat_map(|goals| goals()).collect()
 }
 
