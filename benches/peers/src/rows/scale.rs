@@ -350,7 +350,7 @@ async fn die_with_log(root: &Path, bytes: u64) -> Outcome<Vec<f64>> {
         let all = sessions.iter().map(|session| {
             session.commit(|tx| {
                 tx.state_mut()["note"] = "n".repeat(200).into();
-                tx.append("step", serde_json::json!({ "text": "t".repeat(200) }))
+                tx.event("step", &serde_json::json!({ "text": "t".repeat(200) }))
             })
         });
         for done in futures::future::join_all(all).await {
