@@ -181,8 +181,8 @@ impl Engine {
         Box::new(move |registry: ActorCell| {
             async move {
                 let activated = blocking::run({
-                    let (ground, id, uid) = (Arc::clone(&ground), record.id.clone(), record.uid);
-                    move || activate::create(&ground.root, &ground.log, &ground.options, &id, uid)
+                    let (ground, id, uid, at) = (Arc::clone(&ground), record.id.clone(), record.uid, record.created_at);
+                    move || activate::create(&ground.root, &ground.log, &ground.options, &id, uid, at)
                 })
                 .await?;
                 let lane = Arc::clone(&activated.lane);

@@ -31,6 +31,7 @@ mod input;
 mod instance;
 pub mod jobs;
 mod kind;
+mod listing;
 mod log;
 mod migration;
 mod mutants;

@@ -42,12 +42,12 @@ pub struct Filter {
     pub tags: BTreeMap<String, String>,
     /// Only of this kind.
     pub kind: Option<String>,
-    /// At most so many.
+    /// At most so many, the newest. In a root of many thousand instances the others are not looked at.
     pub limit: Option<usize>,
 }
 
 impl Filter {
-    fn accepts<S>(&self, record: &Record<S>) -> bool {
+    pub(crate) fn accepts<S>(&self, record: &Record<S>) -> bool {
         (self.statuses.is_empty() || self.statuses.contains(&record.status))
             && self.kind.as_ref().is_none_or(|kind| *kind == record.kind)
             && self.tags.iter().all(|(key, value)| record.tags.get(key) == Some(value))
@@ -60,7 +60,7 @@ impl Filter {
 pub struct Listing<S> {
     /// The records, newest first.
     pub records: Vec<Record<S>>,
-    /// What is wrong with those that could not be read.
+    /// What is wrong with those that were looked at and could not be read.
     pub damaged: Vec<(InstanceId, Error)>,
 }
 
@@ -236,37 +236,6 @@ impl View {
     pub fn list(&self, filter: &Filter) -> Result<Listing<Value>> {
         let schema = |e: serde_json::Error| Error::InvalidInput { what: "state", reason: e.to_string() };
         self.list_where(filter, |raw| raw.typed().map(Some).map_err(schema))
-    }
-
-    pub(crate) fn list_where<S>(
-        &self,
-        filter: &Filter,
-        parse: impl Fn(RawRecord) -> Result<Option<Record<S>>>,
-    ) -> Result<Listing<S>> {
-        let mut listing = Listing { records: Vec::new(), damaged: Vec::new() };
-        let Some(root) = &self.root else { return Ok(listing) };
-        let mut found: Vec<RawRecord> = Vec::new();
-        for name in root.instances.names()? {
-            // What is not ours has no place in the list.
-            let Ok(id) = InstanceId::new(&name) else { continue };
-            match self.raw(&id) {
-                Ok(raw) if filter.accepts(&raw) => found.push(raw),
-                Ok(_) | Err(Error::NotFound { .. }) => {}
-                Err(error) => listing.damaged.push((id, error)),
-            }
-        }
-        found.sort_unstable_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
-        for raw in found {
-            if filter.limit.is_some_and(|limit| listing.records.len() >= limit) {
-                break;
-            }
-            let id = raw.id.clone();
-            match parse(raw) {
-                Ok(record) => listing.records.extend(record),
-                Err(error) => listing.damaged.push((id, error)),
-            }
-        }
-        Ok(listing)
     }
 
     /// The events of an instance from `from_seq` on that are there now, about 256 KiB of them at

@@ -205,6 +205,7 @@ impl<'a> Look<'a> {
             layout::QUARANTINE,
             layout::ALARMS,
             layout::IMPORTS,
+            layout::LISTING,
         ];
         for name in root.internal.names()? {
             if name == layout::temporary(layout::FORMAT) {

@@ -38,6 +38,9 @@ pub(crate) struct Identity {
 pub(crate) struct Stat {
     pub(crate) identity: Identity,
     pub(crate) mode: u32,
+    pub(crate) len: u64,
+    /// When it was last changed in any way: seconds and nanoseconds. Nobody can set it.
+    pub(crate) changed: (i64, u32),
 }
 
 /// How to lock.
@@ -195,6 +198,18 @@ impl Dir {
         self.handle.sync(true).map_err(|e| Error::io("fsync the directory", &self.path, e))
     }
 
+    /// Waits for the lock of this directory, and has it until the answer is dropped. The lock belongs
+    /// to the open directory: of the threads that share it the caller lets one at a time ask.
+    pub(crate) fn hold(&self) -> Result<Held<'_>> {
+        loop {
+            match self.handle.lock(Locking::Exclusive) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("lock", &self.path, e)),
+                Ok(_) => return Ok(Held(self)),
+            }
+        }
+    }
+
     /// Tries to lock this directory; `None` when somebody else has it locked.
     pub(crate) fn try_lock(self) -> Result<Option<Locked<Self>>> {
         match self.handle.lock(Locking::TryExclusive) {
@@ -216,7 +231,12 @@ impl Dir {
 
 impl From<Status> for Stat {
     fn from(status: Status) -> Self {
-        Self { identity: Identity { device: status.device, inode: status.inode }, mode: status.mode }
+        Self {
+            identity: Identity { device: status.device, inode: status.inode },
+            mode: status.mode,
+            len: status.len,
+            changed: status.changed,
+        }
     }
 }
 
@@ -256,6 +276,15 @@ impl Lockable for File {
 
     fn duplicate(&self) -> Option<Self> {
         Some(Self { handle: self.handle.duplicate()?, path: self.path.clone() })
+    }
+}
+
+/// The lock of a directory that stays open.
+pub(crate) struct Held<'a>(&'a Dir);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.unlock();
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Status {
     pub(super) inode: u64,
     pub(super) mode: u32,
     pub(super) len: u64,
+    /// When it was last changed in any way: seconds and nanoseconds. Nobody can set it.
+    pub(super) changed: (i64, u32),
 }
 
 /// What to do with a lock.
@@ -66,6 +68,7 @@ impl Access {
 impl From<rustix::fs::Stat> for Status {
     #[allow(
         clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
         clippy::unnecessary_cast,
         reason = "the width and the sign differ between platforms"
     )]
@@ -75,6 +78,7 @@ impl From<rustix::fs::Stat> for Status {
             inode: stat.st_ino as u64,
             mode: stat.st_mode as u32 & 0o7777,
             len: stat.st_size as u64,
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
         }
     }
 }

@@ -16,6 +16,8 @@ pub(crate) const WRITERS: &str = "writers";
 pub(crate) const TRASH: &str = "trash";
 pub(crate) const QUARANTINE: &str = "quarantine";
 pub(crate) const IMPORTS: &str = "imports";
+/// A cache: the instances in the order of their creation.
+pub(crate) const LISTING: &str = "listing";
 
 /// Below a writer's directory.
 pub(crate) const WRITER_LOCK: &str = "lock";

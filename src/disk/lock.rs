@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::fs::{Dir, File, Lock, Locked};
 use super::host::host_name;
 use super::layout;
+use super::listing::{Change, Created};
 use super::root::Root;
 use crate::error::{Error, Owner, Result};
 use crate::record::InstanceId;
@@ -38,21 +39,27 @@ const LIST_READS: usize = 4;
 /// How long the files of a process that is dying may take to be closed.
 const DYING: Duration = Duration::from_millis(100);
 
-/// Locks the directory of an instance. `make` says whether a missing one is made.
+/// Locks the directory of an instance. `make` says that a missing one is made, and when the instance
+/// in it is created.
 ///
 /// The caller holds `recovery.lock` shared, or exclusive.
-pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<Locked<Dir>> {
+pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: Option<Created>) -> Result<Locked<Dir>> {
     let not_found = || Error::NotFound { id: id.clone(), root: root.instances.path().to_owned() };
     for _ in 0..SWAP_RETRIES {
-        let is_new = make && root.instances.create_dir(id.as_str())?;
+        let is_new = match make {
+            Some(created) => {
+                root.door.through(root, Change::Add(id, created), || root.instances.create_dir(id.as_str()))?
+            }
+            None => false,
+        };
         let dir = match root.instances.open_dir(id.as_str()) {
             Ok(Some(dir)) => dir,
-            Ok(None) if make => continue,
+            Ok(None) if make.is_some() => continue,
             Ok(None) => return Err(not_found()),
             Err(error) => {
                 if is_new {
                     // The first error is the one to tell; an empty directory does no harm.
-                    let _ = root.instances.remove_dir(id.as_str());
+                    let _ = remove_empty(root, id);
                 }
                 return Err(error);
             }
@@ -64,10 +71,31 @@ pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: bool) -> Result<
         // this lock guards nothing.
         let named = root.instances.stat(id.as_str())?;
         if named.is_some_and(|named| dir.own_stat().is_ok_and(|own| own.identity == named.identity)) {
+            if let Some(created) = make
+                && !is_new
+                && dir.stat(layout::RECORD)?.is_none()
+            {
+                // What is left of a creation that was cut short is taken over.
+                root.door.correct(root, id, created);
+            }
             return Ok(dir);
         }
     }
     Err(not_found())
+}
+
+/// Removes the directory of an instance that was not made in the end, if nothing is in it.
+pub(crate) fn remove_empty(root: &Root, id: &InstanceId) -> Result<()> {
+    root.door.through(root, Change::Remove(id), || root.instances.remove_dir(id.as_str())).map(drop)
+}
+
+/// Moves the directory of a deleted instance out of the way, durably.
+pub(crate) fn move_to_trash(root: &Root, id: &InstanceId, trashed: &str) -> Result<()> {
+    root.door.through(root, Change::Remove(id), || {
+        root.instances.rename(id.as_str(), &root.trash, trashed).map(|()| true)
+    })?;
+    root.instances.sync()?;
+    root.trash.sync()
 }
 
 /// The locks of `flock(2)` on this machine: who has them, and on which device and inode. Empty where

@@ -8,6 +8,7 @@ pub(crate) mod fs;
 mod handle;
 pub(crate) mod host;
 pub(crate) mod layout;
+pub(crate) mod listing;
 pub(crate) mod lock;
 #[cfg(test)]
 pub(crate) mod model;

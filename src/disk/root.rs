@@ -9,6 +9,7 @@ use super::alarms::AlarmIndex;
 use super::atomic::{self, Sync};
 use super::fs::{Dir, File, Lock};
 use super::layout;
+use super::listing::Door;
 use crate::error::{Error, Result};
 
 /// The version of the layout that this program writes, and the newest that it uses.
@@ -40,6 +41,8 @@ pub(crate) struct Root {
     pub(crate) trash: Dir,
     pub(crate) quarantine: Dir,
     pub(crate) alarms: AlarmIndex,
+    /// Every change of `instances/` goes through it.
+    pub(crate) door: Door,
     /// What tells this run of the system from the next: after a reboot it is another. Empty where
     /// the system does not say.
     pub(crate) boot_id: String,
@@ -78,6 +81,7 @@ impl Root {
             trash: internal.ensure_dir(layout::TRASH)?,
             quarantine: internal.ensure_dir(layout::QUARANTINE)?,
             alarms: AlarmIndex::default(),
+            door: Door::default(),
             boot_id: top.boot_id(),
             top,
             internal,
@@ -116,6 +120,7 @@ impl Root {
             trash: below(&internal, layout::TRASH)?,
             quarantine: below(&internal, layout::QUARANTINE)?,
             alarms: AlarmIndex::default(),
+            door: Door::default(),
             boot_id: top.boot_id(),
             top,
             internal,

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::events::EventWriter;
 use super::lane::Lane;
 use super::{Log, recover};
 use crate::disk::fs::{Dir, Lock, Locked};
+use crate::disk::listing::Created;
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
 use crate::error::{Error, Result};
@@ -35,7 +37,7 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
     } else {
         None
     };
-    let dir = lock_undisturbed(root, log.writer_id(), id, false)?;
+    let dir = lock_undisturbed(root, log.writer_id(), id, None)?;
     let bytes = too_early
         .map_or_else(|| read_bytes(&dir, options), |bytes| bytes.map(Some))?
         .ok_or_else(|| Error::NotFound { id: id.clone(), root: root.instances.path().to_owned() })?;
@@ -55,9 +57,16 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
 }
 
 /// Makes and locks the directory of a new instance. Blocks.
-pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, id: &InstanceId, uid: Uuid) -> Result<Activated> {
+pub(crate) fn create(
+    root: &Arc<Root>,
+    log: &Log,
+    options: &Options,
+    id: &InstanceId,
+    uid: Uuid,
+    created: DateTime<Utc>,
+) -> Result<Activated> {
     let exists = || Error::AlreadyExists { id: id.clone(), path: root.instances.path_of(id.as_str()) };
-    let dir = match lock_undisturbed(root, log.writer_id(), id, true) {
+    let dir = match lock_undisturbed(root, log.writer_id(), id, Some(created.into())) {
         // Whoever has it locked made it first, or is about to.
         Err(Error::Locked { .. }) => return Err(exists()),
         other => other?,
@@ -74,7 +83,12 @@ pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, id: &Instan
 /// Takes the lock of an instance of which no dead writer holds back commits.
 ///
 /// Writers are looked at when the lock is held: one that dies later did not own the instance.
-pub(crate) fn lock_undisturbed(root: &Arc<Root>, own: Uuid, id: &InstanceId, make: bool) -> Result<Locked<Dir>> {
+pub(crate) fn lock_undisturbed(
+    root: &Arc<Root>,
+    own: Uuid,
+    id: &InstanceId,
+    make: Option<Created>,
+) -> Result<Locked<Dir>> {
     for _ in 0..RECOVERY_RETRIES {
         let order = root.recovery_lock()?.lock(Lock::Shared)?;
         let dir = lock::lock_instance(root, id, make)?;
@@ -85,9 +99,9 @@ pub(crate) fn lock_undisturbed(root: &Arc<Root>, own: Uuid, id: &InstanceId, mak
             Ok(false) => return Ok(dir),
             Ok(true) => drop((dir, order)),
             Err(error) => {
-                if make {
+                if make.is_some() {
                     // It goes if it is empty: then it is of no use to anybody.
-                    let _ = root.instances.remove_dir(id.as_str());
+                    let _ = lock::remove_empty(root, id);
                 }
                 return Err(error);
             }
@@ -126,6 +140,17 @@ pub(crate) fn parse(dir: &Dir, id: &InstanceId, bytes: &[u8]) -> Result<RawRecor
         return Err(Error::corrupt(&path(), None, reason));
     }
     Ok(record)
+}
+
+/// When an instance was created, as far as its record says: no more of it is looked at.
+pub(crate) fn created(root: &Root, id: &InstanceId) -> Result<Created> {
+    #[derive(serde::Deserialize)]
+    struct Birth {
+        created_at: DateTime<Utc>,
+    }
+    let Some(dir) = root.instances.open_dir(id.as_str())? else { return Ok(Created::UNKNOWN) };
+    let bytes = read_bytes(&dir, &Options::default())?.unwrap_or_default();
+    Ok(serde_json::from_slice::<Birth>(&bytes).map_or(Created::UNKNOWN, |birth| birth.created_at.into()))
 }
 
 /// Keeps a copy of damaged bytes; other errors pass.

@@ -17,7 +17,7 @@ use crate::disk::alarms::AlarmIndex;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, Locked};
 use crate::disk::layout;
-use crate::disk::lock::Writer;
+use crate::disk::lock::{self, Writer};
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
 use crate::mutants::{Protection, without};
@@ -351,7 +351,7 @@ impl Lane {
     pub(crate) fn abandon(&self) -> Result<()> {
         let _files = self.files();
         if !self.is_replaced()? && self.dir.names()?.is_empty() {
-            self.root.instances.remove_dir(self.id.as_str())?;
+            lock::remove_empty(&self.root, &self.id)?;
         }
         self.let_go();
         Ok(())
@@ -363,9 +363,7 @@ impl Lane {
             return Ok(None);
         }
         let name = layout::trashed(&self.id, self.uid);
-        self.root.instances.rename(self.id.as_str(), &self.root.trash, &name)?;
-        self.root.instances.sync()?;
-        self.root.trash.sync()?;
+        lock::move_to_trash(&self.root, &self.id, &name)?;
         self.alarm.settle(&self.root, None);
         Ok(Some(name))
     }

@@ -7,6 +7,7 @@
 //! while another lives on leaves the same. No byte is deleted that the library did not write.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,10 @@ use crate::record::{Document as _, EventLine, InstanceId, RawRecord, Status};
 
 /// Why an instance is taken out of use when the log had more of it than can be read.
 const LOST: &str = "its last commits cannot be read: a part of the commit log is damaged";
+
+/// Most threads that recover instances, and how many of these are worth one.
+const THREADS: usize = 16;
+const INSTANCES_PER_THREAD: usize = 16;
 
 /// What a recovery did.
 #[derive(Clone, Debug, Default)]
@@ -86,13 +91,17 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     }
     let writers: BTreeSet<Uuid> = dead.iter().map(|w| w.id).collect();
     let dying = Dying { pids: dead.iter().filter_map(|w| w.pid).collect(), living: lock::living_pids(root, &dead)? };
+    let one = |(id, remains): (InstanceId, Remains)| -> Result<One> {
+        let commits = remains.lines.len();
+        let blocked = recover_instance(root, &id, remains, &dying)? == Verdict::Blocked;
+        let interrupted = interrupt(root, &id, &writers, &dying)?.then_some(id);
+        Ok(One { commits, blocked, interrupted })
+    };
     let mut blocked = false;
-    for (id, remains) in remains {
-        done.commits += remains.lines.len();
-        blocked |= recover_instance(root, &id, remains, &dying)? == Verdict::Blocked;
-        if interrupt(root, &id, &writers, &dying)? {
-            done.interrupted.push(id);
-        }
+    for recovered in at_once(root.instances.path(), remains.into_iter().collect(), &one)? {
+        done.commits += recovered.commits;
+        blocked |= recovered.blocked;
+        done.interrupted.extend(recovered.interrupted);
     }
     root.instances.sync()?;
     root.alarms.sync(&root.internal)?;
@@ -112,6 +121,37 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
         "recovered what dead writers left"
     );
     Ok(done)
+}
+
+/// What was done with one instance.
+struct One {
+    commits: usize,
+    blocked: bool,
+    interrupted: Option<InstanceId>,
+}
+
+/// Does the work on several threads when there is much of it: nearly all of it is waiting for
+/// flushes, each of one instance. The results come in order.
+fn at_once<T: Send, R: Send>(
+    path: &Path,
+    mut all: Vec<T>,
+    one: &(impl Fn(T) -> Result<R> + std::marker::Sync),
+) -> Result<Vec<R>> {
+    let share = all.len().div_ceil(THREADS).max(INSTANCES_PER_THREAD);
+    std::thread::scope(|scope| {
+        let mut others = Vec::new();
+        while all.len() > share {
+            let part = all.split_off(all.len() - share);
+            let work = move || part.into_iter().map(one).collect::<Result<Vec<R>>>();
+            let thread = std::thread::Builder::new().name("fiefdom-recover".into()).spawn_scoped(scope, work);
+            others.push(thread.map_err(|e| Error::io("start a thread to recover", path, e))?);
+        }
+        let mut done = all.into_iter().map(one).collect::<Result<Vec<R>>>()?;
+        for other in others.into_iter().rev() {
+            done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(done)
+    })
 }
 
 /// Reads all segments of a dead writer.
@@ -233,9 +273,7 @@ fn bury(root: &Root, id: &InstanceId, uid: Uuid, alone: bool, dying: &Dying) -> 
         Some(Err(_)) | None => alone && !trash::holds(root, id, uid)?,
     };
     if is_its_own {
-        root.instances.rename(id.as_str(), &root.trash, &layout::trashed(id, uid))?;
-        root.instances.sync()?;
-        root.trash.sync()?;
+        lock::move_to_trash(root, id, &layout::trashed(id, uid))?;
     }
     Ok(())
 }
@@ -263,7 +301,7 @@ const DYING: Duration = Duration::from_secs(2);
 fn claim(root: &Root, id: &InstanceId, dying: &Dying) -> Result<Option<Locked<Dir>>> {
     let begun = Instant::now();
     loop {
-        let owner = match lock::lock_instance(root, id, false) {
+        let owner = match lock::lock_instance(root, id, None) {
             Ok(dir) => return Ok(Some(dir)),
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(Error::Locked { owner, .. }) => owner.map(|owner| owner.pid),

@@ -284,7 +284,14 @@ impl Process {
         }
         self.bury(instance)?;
         let uid = Uuid::new_v4();
-        let activated = match activate::create(&self.root, &self.stepper.log, &self.options, &id(instance), uid) {
+        let activated = match activate::create(
+            &self.root,
+            &self.stepper.log,
+            &self.options,
+            &id(instance),
+            uid,
+            chrono::Utc::now(),
+        ) {
             Err(Error::AlreadyExists { .. }) => return Ok(()),
             other => other?,
         };

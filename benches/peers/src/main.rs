@@ -88,6 +88,7 @@ fn main() -> Outcome<()> {
         }
         Command::Child { args } if args.len() == 3 && args[0] == "run-os" => rows::run::child(&args[1], &args[2]),
         Command::Report { results, out, plots } => report::write(&results, &out, &plots),
+        Command::Child { args } if args.first().is_some_and(|step| step == "scale") => rows::scale::act(&args[1..]),
         Command::Child { args } => Err(format!("no such step: {args:?}").into()),
     }
 }

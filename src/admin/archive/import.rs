@@ -16,9 +16,10 @@ use super::unpack::unpack;
 use super::{ImportOptions, Imported, Manifest, ORIGIN, Origin, check, refuse};
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::Dir;
-use crate::disk::layout;
+use crate::disk::listing::{Change, Created};
 use crate::disk::root::Root;
 use crate::disk::staging::Room;
+use crate::disk::{layout, lock};
 use crate::error::{Error, Result};
 use crate::log::activate;
 use crate::log::events::EventWriter;
@@ -52,9 +53,10 @@ pub(crate) fn read(by: &Importer<'_>, reader: impl Read, options: &ImportOptions
     let tree = room.dir.open_dir(layout::EXPORT_TREE)?.ok_or_else(|| refuse("there is no instance in it"))?;
     let record = check::check(&tree, &manifest)?;
     let id = options.id.clone().unwrap_or_else(|| manifest.instance_id.clone());
+    let created = record.created_at.into();
     let imported = settle(by, &tree, id, &manifest, record)?;
     tree.sync_tree()?;
-    place(by, &room, tree, &imported.instance_id)?;
+    place(by, &room, tree, &imported.instance_id, created)?;
     Ok(imported)
 }
 
@@ -111,9 +113,9 @@ fn settle(
 }
 
 /// Moves the tree to its place, durably.
-fn place(by: &Importer<'_>, room: &Room, tree: Dir, id: &InstanceId) -> Result<()> {
+fn place(by: &Importer<'_>, room: &Room, tree: Dir, id: &InstanceId, created: Created) -> Result<()> {
     let Importer { root, writer, .. } = by;
-    let place = match activate::lock_undisturbed(root, *writer, id, true) {
+    let place = match activate::lock_undisturbed(root, *writer, id, Some(created)) {
         // Whoever has it locked made it first, or is about to.
         Err(Error::Locked { .. }) => return Err(exists(root, id)),
         other => other?,
@@ -128,9 +130,12 @@ fn place(by: &Importer<'_>, room: &Room, tree: Dir, id: &InstanceId) -> Result<(
             reason: "a directory that was just made in it is locked; another program meddles with it".into(),
         });
     };
-    if let Err(error) = room.dir.rename(layout::EXPORT_TREE, &root.instances, id.as_str()) {
+    let moved = root.door.through(root, Change::Add(id, created), || {
+        room.dir.rename(layout::EXPORT_TREE, &root.instances, id.as_str()).map(|()| true)
+    });
+    if let Err(error) = moved {
         // It goes if it is empty: then it is of no use to anybody.
-        let _ = root.instances.remove_dir(id.as_str());
+        let _ = lock::remove_empty(root, id);
         return Err(error);
     }
     root.instances.sync()

@@ -6,7 +6,9 @@ mod events;
 mod followers;
 mod load;
 mod reads;
+mod roots;
 pub mod run;
+pub mod scale;
 mod shapes;
 mod updates;
 
@@ -20,6 +22,7 @@ pub fn all() -> Vec<Row> {
         creations::rows,
         events::rows,
         followers::rows,
+        scale::rows,
         run::rows,
         load::rows,
         shapes::rows,
@@ -35,6 +38,7 @@ pub fn goals() -> Vec<Goal> {
         creations::goals,
         events::goals,
         followers::goals,
+        scale::goals,
         run::goals,
         load::goals,
         shapes::goals,
