@@ -33,9 +33,9 @@ impl View {
             }
             page.reset();
             tracing::debug!("the listing index is damaged, and written anew");
-            return page.from_names(root, true);
+            return page.read_names(root, true);
         }
-        page.from_names(root, false)
+        page.read_names(root, false)
     }
 }
 
@@ -73,7 +73,7 @@ impl<S, P: Fn(RawRecord) -> Result<Option<Record<S>>>> Page<'_, S, P> {
             if self.found.len() >= limit && self.found.first_key_value().is_none_or(|(oldest, _)| *oldest > entry) {
                 return Ok(true);
             }
-            let created = self.look(&entry.1)?;
+            let created = self.look(&entry.1);
             if let Some(created) = created
                 && created != entry.0
                 && self.wrong.len() < CORRECTIONS
@@ -84,13 +84,13 @@ impl<S, P: Fn(RawRecord) -> Result<Option<Record<S>>>> Page<'_, S, P> {
     }
 
     /// Looks at one instance, and says when it was created, if it says so itself.
-    fn look(&mut self, id: &InstanceId) -> Result<Option<Created>> {
+    fn look(&mut self, id: &InstanceId) -> Option<Created> {
         let raw = match self.view.raw(id) {
             Ok(raw) => raw,
-            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(Error::NotFound { .. }) => return None,
             Err(error) => {
                 self.damaged.push((id.clone(), error));
-                return Ok(None);
+                return None;
             }
         };
         let created = raw.created_at.into();
@@ -109,7 +109,7 @@ impl<S, P: Fn(RawRecord) -> Result<Option<Record<S>>>> Page<'_, S, P> {
                 Err(error) => self.damaged.push((id.clone(), error)),
             }
         }
-        Ok(Some(created))
+        Some(created)
     }
 
     fn reset(&mut self) {
@@ -126,7 +126,7 @@ impl<S, P: Fn(RawRecord) -> Result<Option<Record<S>>>> Page<'_, S, P> {
     }
 
     /// Without an index that fits. Where one is worth it, it is written.
-    fn from_names(mut self, root: &Root, anew: bool) -> Result<Listing<S>> {
+    fn read_names(mut self, root: &Root, anew: bool) -> Result<Listing<S>> {
         let mut names = root.instances.names()?;
         let mut rewrite = None;
         if names.len() >= WORTH_IT {
@@ -142,7 +142,7 @@ impl<S, P: Fn(RawRecord) -> Result<Option<Record<S>>>> Page<'_, S, P> {
         if self.filter.limit.is_none() || !worth_it {
             let mut entries = Vec::new();
             for id in ids {
-                let created = self.look(&id)?;
+                let created = self.look(&id);
                 if rewrite.is_some() {
                     entries.push((created.unwrap_or(Created::UNKNOWN), id));
                 }

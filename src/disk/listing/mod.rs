@@ -216,7 +216,9 @@ impl Rewrite {
         let mut sorted: Vec<Entry> = entries.collect();
         sorted.sort_unstable();
         let mut body = String::new();
-        sorted.iter().for_each(|entry| line::push_entry(&mut body, entry));
+        for entry in &sorted {
+            line::push_entry(&mut body, entry);
+        }
         let mut text = String::new();
         line::push_header(&mut text, &Header { entries: body.len() as u64, stamp: self.stamp });
         // Two who write at once would write into the same file: the second leaves it to the first.

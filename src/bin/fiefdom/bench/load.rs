@@ -165,7 +165,6 @@ impl Latencies {
 
     pub(super) fn percentiles(&self) -> Percentiles {
         let histogram = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        #[allow(clippy::cast_precision_loss)]
         let us = |nanoseconds: u64| nanoseconds as f64 / 1000.0;
         let at = |quantile| us(histogram.value_at_quantile(quantile));
         Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: us(histogram.max()) }
@@ -190,7 +189,6 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    #[allow(clippy::cast_precision_loss)]
     pub(super) fn per_second(&self) -> f64 {
         self.latencies.count() as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }

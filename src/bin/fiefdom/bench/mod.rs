@@ -1,4 +1,14 @@
 //! `bench`: what fiefdom does on the user's own disk, beside what that disk can do.
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rates and times for people to read"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a source of load has threads and pauses of its own, and writes beside a store to measure the disk"
+)]
 
 mod churn;
 mod cold;
@@ -248,7 +258,6 @@ async fn all(out: Output, args: &Bench, setting: &Setting, scratch: &Path) -> Re
         let figures = shape.run(&setting, &scratch.join(format!("{number}-{}", shape.name()))).await?;
         let part = (setting.run_for / LIMIT_PART).min(LIMIT_MAX);
         let one = limit::measure(&setting, scratch, figures.commit_bytes, part).await?;
-        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let bytes = (figures.commit_bytes as f64 * figures.commits_per_batch) as usize;
         let batch = limit::measure(&setting, scratch, bytes, part).await?;
         if setting.stop.is_cancelled() {

@@ -61,7 +61,6 @@ pub(super) async fn run(setting: &Setting, root: &Path) -> Result<Figures, Failu
         )))
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }

@@ -45,7 +45,6 @@ impl Figures {
         self
     }
 
-    #[allow(clippy::cast_precision_loss)]
     pub(super) fn count_batches(&mut self, commits: u64, batches: u64) {
         self.commits_per_batch = (commits as f64 / (batches as f64).max(1.0)).max(1.0);
     }

@@ -76,7 +76,6 @@ pub(super) async fn run(setting: &Setting, root: &Path) -> Result<Figures, Failu
         .more("intervals", json!(intervals)))
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn ratio(ours: u64, theirs: u64) -> f64 {
     ours as f64 / (theirs as f64).max(1.0)
 }

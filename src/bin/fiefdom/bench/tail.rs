@@ -25,7 +25,6 @@ const TICK: Duration = Duration::from_millis(1);
 /// than by default when the time is short, so that checkpoints come more often than they would.
 const SEGMENTS: u64 = 3;
 
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub(super) async fn run(setting: &Setting, root: &Path) -> Result<Figures, Failure> {
     let store = setting.open(root, setting.options()).await?;
     let made = setting.populate(&store, setting.callers).await?;
@@ -102,13 +101,11 @@ async fn open_load(setting: &Setting, targets: &Arc<Targets>, rate: f64) -> Resu
 }
 
 /// The tick at which an operation is due.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn tick_of(number: u64, rate: f64) -> u32 {
     (number as f64 / rate / TICK.as_secs_f64()).floor() as u32
 }
 
 /// Operations that are due at a tick.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn due_in(tick: u32, rate: f64) -> usize {
     let until = |tick: u32| (f64::from(tick) * TICK.as_secs_f64() * rate).ceil() as u64;
     usize::try_from(until(tick + 1) - until(tick)).unwrap_or_default()
