@@ -31,7 +31,8 @@ use super::transaction::{Sealed, Stamp, Transaction};
 use crate::control::{Operation, WireDone};
 use crate::error::{Error, Result, panic_message};
 use crate::kind::Instance;
-use crate::log::commit::Commit;
+use crate::log::changes::ChangeFeed;
+use crate::log::commit::{Caller, Commit};
 use crate::log::lane::Lane;
 use crate::log::{Log, commit};
 use crate::options::Durability;
@@ -124,7 +125,8 @@ impl<S> Core<S> {
         self.attending.load(Ordering::Acquire) > 0
     }
 
-    fn publish(&self, record: Arc<Record<S>>) {
+    /// Gives back what was published before.
+    fn publish(&self, record: Arc<Record<S>>) -> Arc<Record<S>> {
         let (work, now) = (Arc::clone(&record.work), record.status);
         let before = std::mem::replace(&mut *self.published.lock().unwrap_or_else(PoisonError::into_inner), record);
         if !Arc::ptr_eq(&work, &before.work) {
@@ -132,6 +134,7 @@ impl<S> Core<S> {
         }
         // After the record, so that whoever follows the status finds it there.
         self.status.send_if_modified(|status| std::mem::replace(status, now) != now);
+        before
     }
 }
 
@@ -259,24 +262,17 @@ impl<I: Instance> InstanceActor<I> {
         };
         let record = Arc::clone(&sealed.record);
         let applied = Applied { value, revision: record.revision, last_event_seq: record.last_event_seq };
-        // The log may refuse the commit without taking it: then the reply is still here to be used.
-        let reply = Arc::new(Mutex::new(Some(reply)));
-        let done = {
-            let (core, record, reply) = (Arc::clone(&self.core), Arc::clone(&record), Arc::clone(&reply));
-            let changes = self.log.changes();
-            Box::new(move |outcome: Result<()>| {
-                if outcome.is_ok() {
-                    core.publish(Arc::clone(&record));
-                    changes.publish(|| record.change(false));
-                }
-                // First the place: whoever has the answer may ask that the instance is let go.
-                drop(permit);
-                answer(&reply, outcome.map(|()| applied));
-            })
+        let caller = Waiting {
+            core: Arc::clone(&self.core),
+            record: Arc::clone(&record),
+            before: None,
+            changes: self.log.changes(),
+            permit,
+            applied,
+            reply,
         };
-        match self.log.submit(to_commit(&self.core, state.generation, sealed, durability, done)) {
-            Ok(()) => state.current = record,
-            Err(reason) => answer(&reply, Err(Error::NotApplied { id: id.clone(), reason: Arc::new(reason) })),
+        if self.log.submit(to_commit(&self.core, state.generation, sealed, durability, Box::new(caller))) {
+            state.current = record;
         }
     }
 
@@ -300,10 +296,50 @@ pub(crate) fn seal_deletion<S: Clone + serde::Serialize>(current: &Record<S>, st
     Ok(sealed)
 }
 
-/// Sends an answer, once. A caller that gave up is no error.
-fn answer(reply: &Mutex<Option<RpcReplyPort<Result<Applied>>>>, outcome: Result<Applied>) {
-    if let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        let _ = reply.send(outcome);
+/// Who waits for a commit of the actor.
+struct Waiting<S> {
+    core: Arc<Core<S>>,
+    record: Arc<Record<S>>,
+    /// What was published before, to be dropped off the thread of the log.
+    before: Option<Arc<Record<S>>>,
+    changes: Arc<ChangeFeed>,
+    permit: Permit,
+    applied: Applied,
+    reply: RpcReplyPort<Result<Applied>>,
+}
+
+impl<S: Send + Sync> Caller for Waiting<S> {
+    /// Here, because the actor goes back to what is published when a later commit fails.
+    fn applied(&mut self) {
+        self.before = Some(self.core.publish(Arc::clone(&self.record)));
+    }
+
+    fn told(self: Box<Self>, outcome: Result<()>) {
+        let Self { record, changes, permit, applied, reply, .. } = *self;
+        if outcome.is_ok() {
+            changes.publish(|| record.change(false));
+        }
+        // First the place: whoever has the answer may ask that the instance is let go.
+        drop(permit);
+        // A caller that gave up is no error.
+        let _ = reply.send(outcome.map(|()| applied));
+    }
+}
+
+/// Who waits in the crate.
+struct WaitingHere<S> {
+    record: Arc<Record<S>>,
+    deleted: bool,
+    changes: Arc<ChangeFeed>,
+    reply: oneshot::Sender<Result<()>>,
+}
+
+impl<S: Send + Sync> Caller for WaitingHere<S> {
+    fn told(self: Box<Self>, outcome: Result<()>) {
+        if outcome.is_ok() {
+            self.changes.publish(|| self.record.change(self.deleted));
+        }
+        let _ = self.reply.send(outcome);
     }
 }
 
@@ -312,7 +348,7 @@ fn to_commit<S: serde::Serialize + Send + Sync + 'static>(
     generation: u64,
     sealed: Sealed<S>,
     durability: Durability,
-    done: Box<dyn FnOnce(Result<()>) + Send>,
+    caller: Box<dyn Caller>,
 ) -> Commit {
     Commit {
         lane: Arc::clone(&core.lane),
@@ -324,7 +360,7 @@ fn to_commit<S: serde::Serialize + Send + Sync + 'static>(
         has_record: sealed.has_record,
         events: sealed.events,
         durability,
-        done,
+        caller,
     }
 }
 
@@ -338,15 +374,9 @@ pub(crate) async fn submit_and_wait<S: serde::Serialize + Send + Sync + 'static>
 ) -> Result<()> {
     let (reply, answer) = oneshot::channel();
     let id = core.lane.id.clone();
-    let (changes, record, deleted) = (log.changes(), Arc::clone(&sealed.record), sealed.meta.deleted);
-    let done = Box::new(move |outcome: Result<()>| {
-        if outcome.is_ok() {
-            changes.publish(|| record.change(deleted));
-        }
-        let _ = reply.send(outcome);
-    });
-    log.submit(to_commit(core, generation, sealed, durability, done))
-        .map_err(|reason| Error::NotApplied { id: id.clone(), reason: Arc::new(reason) })?;
+    let record = Arc::clone(&sealed.record);
+    let caller = WaitingHere { record, deleted: sealed.meta.deleted, changes: log.changes(), reply };
+    log.submit(to_commit(core, generation, sealed, durability, Box::new(caller)));
     answer.await.map_err(|_| Error::Crashed { id })?
 }
 

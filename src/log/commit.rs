@@ -37,8 +37,17 @@ pub(crate) struct Commit {
     pub(crate) durability: Durability,
     /// Whether the instance is at work after the commit.
     pub(crate) running: bool,
-    /// Told once what became of the commit. It must not block.
-    pub(crate) done: Box<dyn FnOnce(Result<(), Error>) + Send>,
+    pub(crate) caller: Box<dyn Caller>,
+}
+
+/// Who waits for a commit. Neither may block.
+pub(crate) trait Caller: Send {
+    /// The commit is as durable as it asked to be. It is called in the order of the commits, before
+    /// any later one can fail.
+    fn applied(&mut self) {}
+
+    /// What became of it: told once, in the order of the commits, after [`Caller::applied`].
+    fn told(self: Box<Self>, outcome: Result<(), Error>);
 }
 
 /// What identifies a commit (`uid`, `epoch`, `revision`), and what changes with every one.

@@ -4,11 +4,11 @@
 //! one `fdatasync`. Nobody waits for a batch to fill.
 
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::commit::{self, Commit, Header, JOURNAL_FORMAT};
+use super::commit::{self, Caller, Commit, Header, JOURNAL_FORMAT};
+use super::reply::Replies;
 use super::segment::{Failure, Segment};
 use super::service::Shared;
 use crate::disk::lock::Writer;
@@ -29,11 +29,12 @@ pub(super) struct Journal {
     /// Instances whose last commit of ours left them at work: a segment begins with their list, so
     /// that recovery knows whom the death of this process interrupted.
     running: HashSet<InstanceId>,
+    pub(super) replies: Replies,
 }
 
 impl Journal {
     pub(super) fn new(shared: Arc<Shared>, writer: Arc<Writer>) -> Self {
-        Self { shared, writer, segment: None, next_number: 1, running: HashSet::new() }
+        Self { shared, writer, segment: None, next_number: 1, running: HashSet::new(), replies: Replies::default() }
     }
 
     /// Runs until the log is closed and its queue is empty.
@@ -67,9 +68,12 @@ impl Journal {
         let bytes: usize = batch.iter().map(|c| c.line.len()).sum();
         let (accepted, refused): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|c| c.generation >= c.lane.generation() || without(Protection::Generations));
-        for commit in refused {
-            let reason = commit.lane.failure();
-            finish(commit, |id| Err(Error::NotApplied { id, reason }));
+        if !refused.is_empty() {
+            let outcomes = refused.into_iter().map(|commit| {
+                let (id, reason) = (commit.meta.id.clone(), commit.lane.failure());
+                (commit, Err(Error::NotApplied { id, reason }))
+            });
+            self.replies.send(outcomes.collect());
         }
         if !accepted.is_empty() {
             self.write(accepted);
@@ -80,22 +84,23 @@ impl Journal {
     fn write(&mut self, mut commits: Vec<Commit>) {
         if without(Protection::OutputGate) {
             for commit in &mut commits {
-                std::mem::replace(&mut commit.done, Box::new(drop))(Ok(()));
+                commit.caller.applied();
+                std::mem::replace(&mut commit.caller, Box::new(Nobody)).told(Ok(()));
             }
         }
         let Err(failure) = self.append(&commits) else { return self.release(commits) };
         if matches!(failure, Failure::Unknown(_)) {
-            return refuse(commits, &failure);
+            return self.refuse(commits, &failure);
         }
         // On a full disk a deletion finds the room that is kept for it.
         let (deletions, others): (Vec<_>, Vec<_>) = commits.into_iter().partition(|c| c.meta.deleted);
-        refuse(others, &failure);
+        self.refuse(others, &failure);
         if deletions.is_empty() {
             return;
         }
         match self.append(&deletions) {
             Ok(()) => self.release(deletions),
-            Err(failure) => refuse(deletions, &failure),
+            Err(failure) => self.refuse(deletions, &failure),
         }
     }
 
@@ -131,17 +136,33 @@ impl Journal {
 
     /// The commits are as durable as they asked to be: now the files may follow, and the callers
     /// may know. In this order, so that a flush after a reply finds the commit.
-    fn release(&mut self, commits: Vec<Commit>) {
+    fn release(&mut self, mut commits: Vec<Commit>) {
         let newly: Vec<_> = commits.iter().filter(|c| c.lane.apply(c)).map(|c| Arc::clone(&c.lane)).collect();
         self.shared.add_dirty(newly);
-        for commit in commits {
+        for commit in &mut commits {
+            commit.caller.applied();
             if commit.running {
                 self.running.insert(commit.meta.id.clone());
             } else {
                 self.running.remove(&commit.meta.id);
             }
-            finish(commit, |_| Ok(()));
         }
+        self.replies.send(commits.into_iter().map(|commit| (commit, Ok(()))).collect());
+    }
+
+    fn refuse(&self, commits: Vec<Commit>, failure: &Failure) {
+        let (reason, unknown) = match failure {
+            Failure::NotApplied(error) => (Arc::new(error.clone()), false),
+            Failure::Unknown(error) => (Arc::new(error.clone()), true),
+        };
+        let outcomes = commits.into_iter().map(|commit| {
+            commit.lane.fail(commit.generation, &reason);
+            // The segment may not hold the record that was noted to be in it.
+            commit.lane.record_segment.store(0, Ordering::Relaxed);
+            let (id, reason) = (commit.meta.id.clone(), Arc::clone(&reason));
+            (commit, Err(if unknown { Error::Unknown { id, reason } } else { Error::NotApplied { id, reason } }))
+        });
+        self.replies.send(outcomes.collect());
     }
 
     /// Sees to it that there is a segment that is not full.
@@ -207,27 +228,9 @@ fn encode_batch(segment: &Segment, commits: &[Commit]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn refuse(commits: Vec<Commit>, failure: &Failure) {
-    let (reason, unknown) = match failure {
-        Failure::NotApplied(error) => (Arc::new(error.clone()), false),
-        Failure::Unknown(error) => (Arc::new(error.clone()), true),
-    };
-    for commit in commits {
-        commit.lane.fail(commit.generation, &reason);
-        // The segment may not hold the record that was noted to be in it.
-        commit.lane.record_segment.store(0, Ordering::Relaxed);
-        let reason = Arc::clone(&reason);
-        finish(commit, |id| {
-            Err(if unknown { Error::Unknown { id, reason } } else { Error::NotApplied { id, reason } })
-        });
-    }
-}
+/// Stands in for a caller that was told too early.
+struct Nobody;
 
-/// Tells the caller. A panic in what it left behind must not take the log with it.
-fn finish(commit: Commit, outcome: impl FnOnce(InstanceId) -> Result<()>) {
-    let outcome = outcome(commit.meta.id.clone());
-    let (done, id) = (commit.done, commit.meta.id);
-    if catch_unwind(AssertUnwindSafe(move || done(outcome))).is_err() {
-        tracing::error!(%id, "what waits for a commit panicked");
-    }
+impl Caller for Nobody {
+    fn told(self: Box<Self>, _: Result<()>) {}
 }

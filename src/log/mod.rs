@@ -10,8 +10,8 @@
 //!                          checkpointer ──(fsync files)──> segment deleted
 //! ```
 //!
-//! Nothing here knows actors, kinds or the runtime: the threads are plain threads, and what is told
-//! to a caller is told through the closure in its commit.
+//! Nothing here knows actors or kinds. The threads are plain threads, and what is told to a caller is
+//! told through the `Caller` in its commit, by a task of the runtime (`reply.rs`).
 
 pub(crate) mod activate;
 pub(crate) mod alarm;
@@ -25,6 +25,7 @@ pub(crate) mod lane;
 mod materialise;
 mod reconcile;
 pub(crate) mod recover;
+mod reply;
 mod sealed;
 pub(crate) mod segment;
 mod service;

@@ -13,6 +13,7 @@ use super::commit::Commit;
 use super::feed::Feed;
 use super::journal::Journal;
 use super::lane::Lane;
+use super::reply::{AllTold, Replies};
 use super::sealed::SealedQueue;
 use super::tail::Tail;
 use super::{checkpoint, materialise};
@@ -82,12 +83,16 @@ struct Threads {
     journal: JoinHandle<()>,
     materialiser: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
+    /// Not a thread, but ends with the first.
+    all_told: AllTold,
 }
 
 impl Log {
     /// Starts the threads.
     pub(crate) fn start(root: Arc<Root>, writer: Writer, options: Options) -> Result<Self> {
-        let (log, journal) = Self::assemble(root, writer, options);
+        let (log, mut journal) = Self::assemble(root, writer, options);
+        let (replies, all_told) = Replies::start();
+        journal.replies = replies;
         let (shared, writer) = (&log.shared, lock(&log.writer).clone().ok_or(Error::Closed)?);
         let threads = Threads {
             journal: spawn(shared, "fiefdom-journal", move || journal.run())?,
@@ -100,6 +105,7 @@ impl Log {
                 let shared = Arc::clone(shared);
                 move || checkpoint::run(&shared, &writer)
             })?,
+            all_told,
         };
         *lock(&log.threads) = Some(threads);
         Ok(log)
@@ -145,20 +151,35 @@ impl Log {
         self.writer_id
     }
 
-    /// Queues a commit. `done` in it is called exactly once, unless this returns an error.
-    pub(crate) fn submit(&self, commit: Commit) -> Result<()> {
+    /// Queues a commit, and says whether it was taken. Its caller is told once in any case.
+    pub(crate) fn submit(&self, commit: Commit) -> bool {
+        match self.queue(commit) {
+            Ok(()) => true,
+            Err((commit, reason)) => {
+                let id = commit.meta.id.clone();
+                commit.caller.told(Err(Error::NotApplied { id, reason: Arc::new(reason) }));
+                false
+            }
+        }
+    }
+
+    #[expect(clippy::result_large_err, reason = "what is refused is given back, seldom and not far")]
+    fn queue(&self, commit: Commit) -> Result<(), (Commit, Error)> {
         let limit = self.shared.options.queued_bytes;
         if let Some(reason) = self.shared.tail.poison() {
-            return Err(Error::Poisoned { reason });
+            return Err((commit, Error::Poisoned { reason }));
         }
         let bytes = commit.line.len();
         let mut queue = lock(&self.shared.queue);
         if queue.closed {
-            return Err(Error::Closed);
+            drop(queue);
+            return Err((commit, Error::Closed));
         }
         if self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel) > limit {
             self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            return Err(Error::Overloaded { what: "bytes of commits waiting for the log", limit: limit as u64 });
+            drop(queue);
+            let limit = limit as u64;
+            return Err((commit, Error::Overloaded { what: "bytes of commits waiting for the log", limit }));
         }
         queue.commits.push(commit);
         let first = queue.commits.len() == 1;
@@ -232,6 +253,7 @@ impl Log {
         self.stop();
         let join = |handle: JoinHandle<()>| handle.join().is_ok();
         let journal = join(threads.journal);
+        threads.all_told.wait();
         self.shared.changes.close();
         // What this cannot write, the checkpoint of the last segment tries again.
         let _ = materialise::pass(&self.shared);

@@ -13,7 +13,7 @@ use crate::disk::alarms::AlarmIndex;
 use crate::disk::model::Disk;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
-use crate::log::commit::Commit;
+use crate::log::commit::{Caller, Commit};
 use crate::log::events::EventReader;
 use crate::log::lane::Lane;
 use crate::log::stepper::Stepper;
@@ -466,11 +466,11 @@ impl Life {
         let after = (!deleted).then(|| moment(&record, &events));
         world.note(Fact::Submitted { instance, commit: number, after });
         let outcome = Arc::new(Mutex::new(None));
-        let done = {
+        let caller = {
             let (outcome, world, record) = (Arc::clone(&outcome), world.clone(), Arc::clone(&record));
             let (published, published_events, events) =
                 (Arc::clone(&self.published), Arc::clone(&self.published_events), events.clone());
-            Box::new(move |told: Result<()>| {
+            Box::new(Told(move |told: Result<()>| {
                 match &told {
                     Ok(()) => {
                         *published.lock().expect("no panic") = record;
@@ -482,9 +482,9 @@ impl Life {
                     Err(other) => panic!("an outcome that is not stated: {other}"),
                 }
                 *outcome.lock().expect("no panic") = Some(told);
-            })
+            }))
         };
-        let submitted = stepper.log.submit(Commit {
+        let taken = stepper.log.submit(Commit {
             lane: Arc::clone(&self.lane),
             generation: self.generation,
             running: sealed.record.status.is_running() && !deleted,
@@ -494,15 +494,23 @@ impl Life {
             has_record: sealed.has_record,
             events: sealed.events,
             durability: level,
-            done,
+            caller,
         });
-        if let Err(error) = submitted {
-            world.note(Fact::Refused { commit: number });
-            return Err(Error::NotApplied { id: id(instance), reason: Arc::new(error) });
+        if !taken {
+            outcome.lock().expect("no panic").take().expect("it was told")?;
         }
         self.current = record;
         self.events = events;
         Ok(outcome)
+    }
+}
+
+/// A caller that is a closure.
+struct Told<F>(F);
+
+impl<F: FnOnce(Result<()>) + Send> Caller for Told<F> {
+    fn told(self: Box<Self>, outcome: Result<()>) {
+        (self.0)(outcome);
     }
 }
 
