@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::commit::Line;
 use super::lane::{Lane, sync_files};
@@ -20,6 +20,10 @@ use crate::record::InstanceId;
 
 /// Pause before a failed checkpoint is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Commits wait for the disk while it flushes the files of an instance. So many times as long it is
+/// left to them before the next one, as long as no other segment is full.
+const SHARE: u32 = 3;
 
 pub(super) fn run(shared: &Shared, writer: &Writer) {
     while let Some(sealed) = shared.sealed.next(PAUSE) {
@@ -43,6 +47,7 @@ pub(super) fn step(shared: &Shared, writer: &Writer, sealed: Sealed) {
 /// Makes the files durable that the segment covers.
 fn make_durable(shared: &Shared, sealed: &Sealed) -> Result<()> {
     for (id, lane) in &sealed.covered {
+        let begun = Instant::now();
         match live(shared, id, lane) {
             Some(lane) => lane.checkpoint()?,
             // Let go since: everything is in the files, whoever owns them by now.
@@ -52,6 +57,7 @@ fn make_durable(shared: &Shared, sealed: &Sealed) -> Result<()> {
                 }
             }
         }
+        shared.sealed.yield_disk(begun.elapsed() * SHARE);
     }
     Ok(())
 }

@@ -120,6 +120,12 @@ impl SealedQueue {
         Some(Sealed { number: next.number, covered: std::mem::take(&mut next.covered), anew: next.anew })
     }
 
+    /// Waits so long, unless there is more to do than the segment that is worked on.
+    pub(super) fn yield_disk(&self, pause: Duration) {
+        let alone = |s: &mut State| s.segments.len() <= 1 && s.stage == Stage::Attended && !s.urgent;
+        drop(self.changed.wait_timeout_while(self.state(), pause, alone));
+    }
+
     /// The oldest segment is gone.
     pub(super) fn done(&self) {
         let mut state = self.state();

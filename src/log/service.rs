@@ -1,6 +1,6 @@
 //! The commit log as its users see it: submit, flush, close; and what its three threads share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -52,7 +52,7 @@ struct Queue {
 
 #[derive(Default)]
 struct Dirty {
-    lanes: Vec<Arc<Lane>>,
+    lanes: VecDeque<Arc<Lane>>,
     closed: bool,
 }
 
@@ -236,7 +236,7 @@ impl Log {
             commits: self.shared.commits.load(Ordering::Relaxed),
             batches: self.shared.batches.load(Ordering::Relaxed),
             queued_bytes: self.shared.queued_bytes.load(Ordering::Relaxed),
-            dirty: lock(&self.shared.dirty).lanes.len(),
+            dirty: self.shared.dirty(),
             materialise_failures: self.shared.materialise_failures.load(Ordering::Relaxed),
             checkpoints: sealed.done,
             segments_waiting: sealed.waiting,
@@ -363,7 +363,17 @@ impl Shared {
         drop(self.dirty_filled.wait_timeout_while(dirty, pause, |d| !d.closed));
     }
 
-    pub(super) fn take_dirty(&self) -> Vec<Arc<Lane>> {
+    /// How many lanes have something pending.
+    pub(super) fn dirty(&self) -> usize {
+        lock(&self.dirty).lanes.len()
+    }
+
+    /// The lane that has waited longest.
+    pub(super) fn next_dirty(&self) -> Option<Arc<Lane>> {
+        lock(&self.dirty).lanes.pop_front()
+    }
+
+    pub(super) fn take_dirty(&self) -> VecDeque<Arc<Lane>> {
         std::mem::take(&mut lock(&self.dirty).lanes)
     }
 
