@@ -36,7 +36,7 @@ pub const SUBJECTS: &[Subject] = &[
         heading: "Updates",
         rows: &["update", "latency"],
         says: "A change of the typed state of an instance: the closure runs on a copy, the commit goes to the log, and the \
-               caller is answered when it is durable. The files of the instance follow within a tenth of a second.",
+               caller is answered when it is durable. The files of the instance follow, within a tenth of a second while the disk keeps up.",
     },
     Subject {
         heading: "Reads",

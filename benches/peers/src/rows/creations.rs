@@ -46,7 +46,8 @@ pub fn goals() -> Vec<Goal> {
         ours: ours::DISK,
         theirs: Some(theirs),
         bound: Bound::AtLeast(least),
-        if_missed: "",
+        if_missed: "Both are bound by what the file system takes for new names. Ours adds a lock, a flush of the names and of \
+                    the log, and the record that follows in its file; the other flushes nothing.",
     };
     vec![goal(RAW, 0.8), goal(PYTHON, 1.5)]
 }

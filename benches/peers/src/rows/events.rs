@@ -29,7 +29,7 @@ pub fn goals() -> Vec<Goal> {
         ours: ours::DISK,
         theirs: Some(SQLITE_FULL),
         bound: Bound::AtLeast(1.2),
-        if_missed: "",
+        if_missed: "Its cause has not been looked for.",
     }]
 }
 

@@ -31,7 +31,13 @@ pub fn rows() -> Vec<Row> {
 }
 
 pub fn goals() -> Vec<Goal> {
-    vec![Goal { row: "followers", ours: P99, theirs: None, bound: Bound::AtMost(5_000.0), if_missed: "" }]
+    vec![Goal {
+        row: "followers",
+        ours: P99,
+        theirs: None,
+        bound: Bound::AtMost(5_000.0),
+        if_missed: "Its cause has not been looked for.",
+    }]
 }
 
 fn measure(setting: &Setting) -> Outcome<Vec<Figure>> {

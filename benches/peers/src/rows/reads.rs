@@ -30,7 +30,13 @@ pub fn rows() -> Vec<Row> {
 }
 
 pub fn goals() -> Vec<Goal> {
-    let goal = |row, ours, theirs| Goal { row, ours, theirs: Some(theirs), bound: Bound::AtMost(1.3), if_missed: "" };
+    let goal = |row, ours, theirs| Goal {
+        row,
+        ours,
+        theirs: Some(theirs),
+        bound: Bound::AtMost(1.3),
+        if_missed: "Its cause has not been looked for.",
+    };
     vec![
         goal("reads-1", FIELD, BARE),
         goal("reads-1", COPY, BARE_COPY),

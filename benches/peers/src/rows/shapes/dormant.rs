@@ -53,7 +53,7 @@ pub fn rows() -> Vec<Row> {
 pub fn goals() -> Vec<Goal> {
     let flat = |row, ours| {
         let bound = Bound::Grows { from: 0.0, to: f64::INFINITY, at_most: 1.5 };
-        Goal { row, ours, theirs: None, bound, if_missed: "" }
+        Goal { row, ours, theirs: None, bound, if_missed: "Its cause has not been looked for." }
     };
     vec![flat("shape-dormant-open", OURS), flat("shape-dormant-activate", OURS), flat("shape-dormant-updates", DISK)]
 }

@@ -76,10 +76,10 @@ pub fn goals() -> Vec<Goal> {
         Goal { row, ours, theirs: None, bound, if_missed }
     };
     vec![
-        grows("shape-instances", HOT, 64.0, 1.5, ""),
-        grows("shape-callers", DISK, 64.0, 1.25, ""),
+        grows("shape-instances", HOT, 64.0, 1.5, "Its cause has not been looked for."),
+        grows("shape-callers", DISK, 64.0, 1.25, "Its cause has not been looked for."),
         grows("shape-callers", OS, 64.0, 1.25, OS_CALLERS),
-        grows("shape-record-bytes", DISK, 200.0, 1.0, ""),
+        grows("shape-record-bytes", DISK, 200.0, 1.0, "Its cause has not been looked for."),
     ]
 }
 

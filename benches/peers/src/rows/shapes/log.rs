@@ -50,7 +50,7 @@ pub fn rows() -> Vec<Row> {
 pub fn goals() -> Vec<Goal> {
     let flat = |row, ours| {
         let bound = Bound::Grows { from: 0.0, to: f64::INFINITY, at_most: 1.5 };
-        Goal { row, ours, theirs: None, bound, if_missed: "" }
+        Goal { row, ours, theirs: None, bound, if_missed: "Its cause has not been looked for." }
     };
     vec![flat("shape-log-activate", OURS), flat("shape-log-append", DISK), flat("shape-log-last", OURS)]
 }
