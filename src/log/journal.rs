@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::commit::{self, Caller, Commit, Header, JOURNAL_FORMAT};
-use super::reply::Replies;
+use super::reply::{Replies, tell};
 use super::segment::{Failure, Segment};
 use super::service::Shared;
 use crate::disk::lock::Writer;
@@ -34,7 +34,7 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn new(shared: Arc<Shared>, writer: Arc<Writer>) -> Self {
-        Self { shared, writer, segment: None, next_number: 1, running: HashSet::new(), replies: Replies::default() }
+        Self { shared, writer, segment: None, next_number: 1, running: HashSet::new(), replies: Replies::at_once(tell) }
     }
 
     /// Runs until the log is closed and its queue is empty.

@@ -13,7 +13,7 @@ use super::commit::Commit;
 use super::feed::Feed;
 use super::journal::Journal;
 use super::lane::Lane;
-use super::reply::{AllTold, Replies};
+use super::reply::{AllTold, Replies, tell};
 use super::sealed::SealedQueue;
 use super::tail::Tail;
 use super::{checkpoint, materialise};
@@ -91,7 +91,7 @@ impl Log {
     /// Starts the threads.
     pub(crate) fn start(root: Arc<Root>, writer: Writer, options: Options) -> Result<Self> {
         let (log, mut journal) = Self::assemble(root, writer, options);
-        let (replies, all_told) = Replies::start();
+        let (replies, all_told) = Replies::start(tell);
         journal.replies = replies;
         let (shared, writer) = (&log.shared, lock(&log.writer).clone().ok_or(Error::Closed)?);
         let threads = Threads {
