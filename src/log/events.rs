@@ -240,8 +240,8 @@ pub(crate) fn read_state(dir: &Dir) -> Result<Option<Position>> {
     Ok(read.filter(|position| position.last_seq.max(position.segment) < COUNT_MAX))
 }
 
-/// The last event of the last full segment.
-fn last_full_segment(dir: &Dir) -> Result<Option<u64>> {
+/// The last event of the last full segment, if there is one.
+pub(super) fn last_full_segment(dir: &Dir) -> Result<Option<u64>> {
     let Some(first) = dir.names()?.iter().filter_map(|n| layout::parse_event_segment(n)).max() else { return Ok(None) };
     let Some(file) = dir.open_file(&layout::event_segment(first))? else { return Ok(None) };
     let mut lines = Lines::new(&file, 0);

@@ -47,8 +47,10 @@ pub(super) fn events(
     let (mut seq, mut end) = match (cached, begins, lines.first()) {
         (Some(cached), ..) => (cached.durable_seq, cached.durable_offset),
         (None, Some(begins), _) => (begins - 1, 0),
-        // Nothing readable in it: the log must say where it begins.
-        (None, None, Some(first)) => (first.seq - 1, 0),
+        // Nothing readable in it. It goes on behind the last full file, which is whole: a new file that
+        // began before would have a name by which its events are not found. Without one the log must
+        // say where it begins.
+        (None, None, Some(first)) => (events::last_full_segment(&dir)?.unwrap_or(0).max(first.seq - 1), 0),
         (None, None, None) => return Ok(()),
     };
     let (durable_seq, durable_end) = (seq, end);

@@ -10,11 +10,13 @@ use uuid::Uuid;
 use super::world::{Fact, INSTANCES, Moment, World};
 use crate::actors::transaction::{Sealed, Stamp, Transaction};
 use crate::disk::alarms::AlarmIndex;
+use crate::disk::fs::Dir;
+use crate::disk::layout;
 use crate::disk::model::Disk;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
 use crate::log::commit::{Caller, Commit};
-use crate::log::events::EventReader;
+use crate::log::events::{EventReader, Lines};
 use crate::log::lane::Lane;
 use crate::log::stepper::Stepper;
 use crate::log::{activate, commit, recover, trash};
@@ -113,6 +115,27 @@ pub(super) fn options() -> Options {
 
 pub(super) fn id(instance: usize) -> InstanceId {
     InstanceId::new(INSTANCES[instance]).expect("a valid id")
+}
+
+/// Every file of an event log goes on where the one before it ends: a reader finds an event by the
+/// names of the files, and would miss one in a file whose name comes before that of another.
+fn check_files(instance: &Dir) -> Result<()> {
+    let Some(dir) = instance.open_dir(layout::EVENTS)? else { return Ok(()) };
+    let mut full: Vec<u64> = dir.names()?.iter().filter_map(|name| layout::parse_event_segment(name)).collect();
+    full.sort_unstable();
+    let names = full.iter().map(|first| layout::event_segment(*first)).chain([layout::EVENT_LOG.to_owned()]);
+    let mut next = 1;
+    for name in names {
+        let Some(file) = dir.open_file(&name)? else { continue };
+        let mut lines = Lines::new(&file, 0);
+        while let Some(line) = lines.next()? {
+            if line.seq() != Some(next) {
+                return Err(Error::rejected(format!("{name}: {:?} stands where {next} is expected", line.seq())));
+            }
+            next += 1;
+        }
+    }
+    Ok(())
 }
 
 impl Process {
@@ -246,6 +269,7 @@ impl Process {
     fn read_events(&self, instance: usize, last: u64) -> Result<Vec<u64>> {
         let dir = self.root.instances.open_dir(id(instance).as_str())?;
         let dir = dir.ok_or_else(|| Error::rejected("the directory went away"))?;
+        check_files(&dir)?;
         let mut events = Vec::new();
         let mut reader = EventReader::new(1);
         while reader.next_seq() <= last {
