@@ -236,7 +236,7 @@ fn outcome(done: Result<()>) -> MigrationOutcome {
 }
 
 fn rehearse<I: Instance>(raw: RawRecord, record_bytes: usize) -> Result<()> {
-    engine::typed::<I>(raw)?.to_json(record_bytes).map(drop)
+    engine::typed::<I>(raw)?.check(record_bytes)
 }
 
 /// The activation runs the steps, under the lock; a commit of the state as it is then writes it.

@@ -214,6 +214,7 @@ impl<I: Instance> Store<I> {
             state: Arc::new(state),
             work: Arc::default(),
             unknown: std::collections::BTreeMap::new(),
+            whole: None,
         };
         let live = self.engine.create::<I>(record, new.durability, first).await?;
         Ok(Session::new(InstanceRef::new(id, Arc::clone(&self.engine), Some(&live)), prepared))

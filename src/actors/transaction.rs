@@ -7,10 +7,10 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::log::commit::{self, CommitMeta};
+use crate::log::commit::{CommitMeta, LineDraft};
 use crate::options::Durability;
 use crate::record::work::Work;
-use crate::record::{Alarm, EventDraft, EventLine, Record, Status, json};
+use crate::record::{self, Alarm, EventDraft, EventLine, Record, Status, json, strict};
 
 /// One atomic change of one instance: state, status, tags and events together, all or nothing.
 ///
@@ -20,11 +20,21 @@ use crate::record::{Alarm, EventDraft, EventLine, Record, Status, json};
 pub struct Transaction<S> {
     draft: Record<S>,
     events: Vec<EventDraft>,
-    /// Whether more than events was added.
-    touched: bool,
+    touched: Touched,
     at: DateTime<Utc>,
     pub(crate) durability: Option<Durability>,
 }
+
+/// What of the record a transaction may have changed, beyond what every commit does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Touched {
+    Nothing,
+    State,
+    Record,
+}
+
+/// By how much a record may have grown that is only counted on: its revision, its events, the time.
+const GROWTH: usize = 128;
 
 /// What a transaction has become: bytes for the log, and the record to publish.
 pub(crate) struct Sealed<S> {
@@ -46,7 +56,7 @@ pub(crate) struct Stamp {
 
 impl<S: Clone + Serialize> Transaction<S> {
     pub(crate) fn new(current: &Record<S>) -> Self {
-        Self { draft: current.clone(), events: Vec::new(), touched: false, at: Utc::now(), durability: None }
+        Self { draft: current.clone(), events: Vec::new(), touched: Touched::Nothing, at: Utc::now(), durability: None }
     }
 
     /// The record as this commit leaves it so far.
@@ -63,7 +73,7 @@ impl<S: Clone + Serialize> Transaction<S> {
 
     /// The state, to change it. The first call copies it.
     pub fn state_mut(&mut self) -> &mut S {
-        self.touched = true;
+        self.touched = self.touched.max(Touched::State);
         Arc::make_mut(&mut self.draft.state)
     }
 
@@ -73,7 +83,7 @@ impl<S: Clone + Serialize> Transaction<S> {
     ///
     /// [`Error::Transition`](crate::Error::Transition) when the lifecycle has no such step.
     pub fn set_status(&mut self, next: Status, reason: Option<&str>) -> Result<()> {
-        self.touched = true;
+        self.touched = Touched::Record;
         self.draft.set_status(next, reason.map(str::to_owned), self.at)
     }
 
@@ -83,32 +93,32 @@ impl<S: Clone + Serialize> Transaction<S> {
     ///
     /// [`Error::TooLarge`](crate::Error::TooLarge) over 64 tags, or 256 bytes in one.
     pub fn tag(&mut self, key: &str, value: &str) -> Result<()> {
-        self.touched = true;
+        self.touched = Touched::Record;
         self.draft.tags.insert(key.to_owned(), value.to_owned());
         Record::<S>::check_tags(&self.draft.tags)
     }
 
     /// Removes a label; says whether it was there.
     pub fn untag(&mut self, key: &str) -> bool {
-        self.touched = true;
+        self.touched = Touched::Record;
         self.draft.tags.remove(key).is_some()
     }
 
     /// Gives the instance another name for people.
     pub fn set_name(&mut self, name: Option<&str>) {
-        self.touched = true;
+        self.touched = Touched::Record;
         self.draft.name = name.map(str::to_owned);
     }
 
     /// Sets whether retention must leave the instance alone.
     pub fn set_pinned(&mut self, pinned: bool) {
-        self.touched = true;
+        self.touched = Touched::Record;
         self.draft.pinned = pinned;
     }
 
     /// Counts one more attempt at the work, and returns its number: 1, 2, 3, …
     pub fn begin_attempt(&mut self) -> u32 {
-        self.touched = true;
+        self.touched = Touched::Record;
         self.draft.attempt = self.draft.attempt.saturating_add(1);
         self.draft.attempt
     }
@@ -124,14 +134,16 @@ impl<S: Clone + Serialize> Transaction<S> {
     /// cannot hold, [`Error::TooLarge`](crate::Error::TooLarge) for one of more than 64 KiB.
     pub fn set_alarm<T: Serialize + ?Sized>(&mut self, at: DateTime<Utc>, payload: &T) -> Result<()> {
         self.draft.alarm = Some(Alarm::new(at, self.draft.revision + 1, payload)?);
-        self.touched = true;
+        self.touched = Touched::Record;
         Ok(())
     }
 
     /// Takes the alarm back; says whether there was one.
     pub fn clear_alarm(&mut self) -> bool {
         let cleared = self.draft.alarm.take().is_some();
-        self.touched |= cleared;
+        if cleared {
+            self.touched = Touched::Record;
+        }
         cleared
     }
 
@@ -149,7 +161,7 @@ impl<S: Clone + Serialize> Transaction<S> {
 
     /// The last checkpoint and the input requests, to change them.
     pub(crate) fn work_mut(&mut self) -> &mut Work {
-        self.touched = true;
+        self.touched = Touched::Record;
         Arc::make_mut(&mut self.draft.work)
     }
 
@@ -171,7 +183,7 @@ impl<S: Clone + Serialize> Transaction<S> {
 
     /// Like [`Transaction::seal`], for the commit that creates the instance: revision 0.
     pub(crate) fn seal_creation(mut self, stamp: Stamp) -> Result<Sealed<S>> {
-        self.touched = true;
+        self.touched = Touched::Record;
         self.finish(stamp)
     }
 
@@ -194,8 +206,27 @@ impl<S: Clone + Serialize> Transaction<S> {
             last_event_seq: draft.last_event_seq,
             deleted: false,
         };
-        let json = touched.then(|| draft.to_json(stamp.record_bytes)).transpose()?;
-        let line = commit::encode(&meta, json.as_deref(), &lines).map_err(|e| json::unserializable("record", &e))?;
-        Ok(Sealed { record: Arc::new(draft), meta, line, has_record: touched, events: lines })
+        let unserializable = |e: serde_json::Error| json::unserializable("state", &e);
+        let limit = stamp.record_bytes;
+        if touched > Touched::Nothing {
+            strict::check("state", &*draft.state)?;
+        }
+        let mut line = LineDraft::begin(&meta).map_err(unserializable)?;
+        let mut has_record = touched == Touched::Record;
+        if touched == Touched::State {
+            // What surrounds the state is not longer than a whole record was.
+            let around = draft.whole.unwrap_or(limit) + GROWTH;
+            has_record = around >= limit || line.state(&*draft.state).map_err(unserializable)? > limit - around;
+            if has_record {
+                line = LineDraft::begin(&meta).map_err(unserializable)?;
+            }
+        }
+        if has_record {
+            let bytes = line.record(&draft).map_err(unserializable)?;
+            record::check_size(bytes, limit)?;
+            draft.whole = Some(bytes);
+        }
+        let line = line.seal(&lines);
+        Ok(Sealed { record: Arc::new(draft), meta, line, has_record, events: lines })
     }
 }

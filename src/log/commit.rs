@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -16,10 +16,17 @@ use crate::options::Durability;
 use crate::record::{COUNT_MAX, Document, EventLine, InstanceId};
 
 /// The version of the commit log that this program writes, and the newest that it reads.
-pub(crate) const JOURNAL_FORMAT: u32 = 1;
+pub(crate) const JOURNAL_FORMAT: u32 = 2;
 
 /// Bytes before the JSON of a line: eight digits and a space.
 const PREFIX: usize = 9;
+
+/// Before what a line says of the record.
+const RECORD: &[u8] = b",\"record\":";
+const STATE: &[u8] = b",\"state\":";
+
+/// Room for a line of usual length.
+const LINE_BYTES: usize = 1024;
 
 /// One atomic change of one instance, on its way to the disk.
 pub(crate) struct Commit {
@@ -31,7 +38,7 @@ pub(crate) struct Commit {
     pub(crate) record: Arc<dyn Document>,
     /// The line, ready to be written.
     pub(crate) line: Vec<u8>,
-    /// Whether `line` holds the whole record, or the events alone.
+    /// Whether `line` holds the whole record, or only what the commit changed.
     pub(crate) has_record: bool,
     pub(crate) events: Vec<EventLine>,
     pub(crate) durability: Durability,
@@ -57,6 +64,7 @@ pub(crate) struct CommitMeta {
     pub(crate) uid: Uuid,
     pub(crate) epoch: u64,
     pub(crate) revision: u64,
+    #[serde(serialize_with = "crate::record::time::serialize")]
     pub(crate) at: DateTime<Utc>,
     pub(crate) last_event_seq: u64,
     /// The last commit of an instance: it is deleted.
@@ -101,7 +109,15 @@ pub(crate) struct Line {
     pub(crate) batch: Option<Batch>,
     pub(crate) commit: Option<CommitMeta>,
     pub(crate) record: Option<Box<RawValue>>,
+    /// The state, of a commit that changed nothing else of the record.
+    #[serde(deserialize_with = "present")]
+    pub(crate) state: Option<Box<RawValue>>,
     pub(crate) events: Vec<Box<RawValue>>,
+}
+
+/// A value that is there, also when it is `null`.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::deserialize(deserializer).map(Some)
 }
 
 /// The line of a commit. `record` is compact JSON.
@@ -110,25 +126,52 @@ pub(crate) fn encode(
     record: Option<&[u8]>,
     events: &[EventLine],
 ) -> Result<Vec<u8>, serde_json::Error> {
-    let size = record.map_or(0, <[u8]>::len) + events.iter().map(|e| e.text.len() + 1).sum::<usize>();
-    let mut line = Vec::with_capacity(PREFIX + 256 + size);
-    line.resize(PREFIX, b' ');
-    line.extend_from_slice(b"{\"commit\":");
-    serde_json::to_writer(&mut line, meta)?;
+    let mut line = LineDraft::begin(meta)?;
     if let Some(record) = record {
-        line.extend_from_slice(b",\"record\":");
-        line.extend_from_slice(record);
+        line.0.extend_from_slice(RECORD);
+        line.0.extend_from_slice(record);
     }
-    if !events.is_empty() {
-        line.extend_from_slice(b",\"events\":");
+    Ok(line.seal(events))
+}
+
+/// The line of a commit that is being put together.
+pub(crate) struct LineDraft(Vec<u8>);
+
+impl LineDraft {
+    pub(crate) fn begin(meta: &CommitMeta) -> Result<Self, serde_json::Error> {
+        let mut line = Vec::with_capacity(LINE_BYTES);
+        line.resize(PREFIX, b' ');
+        line.extend_from_slice(b"{\"commit\":");
+        serde_json::to_writer(&mut line, meta)?;
+        Ok(Self(line))
+    }
+
+    /// Adds the whole record, and says how long it is as compact JSON.
+    pub(crate) fn record(&mut self, record: &impl Serialize) -> Result<usize, serde_json::Error> {
+        self.add(RECORD, record)
+    }
+
+    /// Adds the state in the place of the record, and says how long it is.
+    pub(crate) fn state(&mut self, state: &impl Serialize) -> Result<usize, serde_json::Error> {
+        self.add(STATE, state)
+    }
+
+    fn add(&mut self, key: &[u8], value: &impl Serialize) -> Result<usize, serde_json::Error> {
+        self.0.extend_from_slice(key);
+        let begin = self.0.len();
+        serde_json::to_writer(&mut self.0, value)?;
+        Ok(self.0.len() - begin)
+    }
+
+    pub(crate) fn seal(self, events: &[EventLine]) -> Vec<u8> {
+        let Self(mut line) = self;
         for (index, event) in events.iter().enumerate() {
-            line.push(if index == 0 { b'[' } else { b',' });
+            line.extend_from_slice(if index == 0 { b",\"events\":[" } else { b"," });
             line.extend_from_slice(event.text.as_bytes());
         }
-        line.push(b']');
+        line.extend_from_slice(if events.is_empty() { b"}" } else { b"]}" });
+        seal(line)
     }
-    line.push(b'}');
-    Ok(seal(line))
 }
 
 /// The line of a header.
@@ -233,6 +276,18 @@ mod tests {
         assert_eq!(read.record.map(|r| r.get().to_owned()).as_deref(), Some(r#"{"x":1e400}"#));
         assert_eq!(read.events[1].get(), r#"{"seq":3,"n":123456789012345678901234567890}"#);
         assert_eq!(read.commit.map(|c| c.revision), Some(2));
+    }
+
+    #[test]
+    fn a_state_reads_back_also_when_it_is_null() {
+        for text in ["null", "1e400", r#"{"a":[null]}"#] {
+            let state: Box<RawValue> = serde_json::from_str(text).expect("JSON");
+            let mut line = LineDraft::begin(&meta()).expect("begin");
+            assert_eq!(line.state(&state).expect("encode"), text.len());
+            let read = decode(line.seal(&[]).strip_suffix(b"\n").expect("a newline")).expect("decode");
+            assert_eq!(read.state.as_deref().map(RawValue::get), Some(text));
+            assert!(read.record.is_none());
+        }
     }
 
     #[test]

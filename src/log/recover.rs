@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::activate;
@@ -372,13 +373,10 @@ impl Chain {
         if let Err(reason) = self.check_complete(disk.as_ref()) {
             return block(root, id, &reason);
         }
-        let record = match self.last_record() {
-            Ok(Some(record)) => Some(record),
-            Ok(None) => disk.clone(),
+        let mut record = match self.last_record(disk.as_ref()) {
+            Ok(Some(record)) => record,
+            Ok(None) => return block(root, id, "neither the log nor the directory holds its record"),
             Err(reason) => return block(root, id, &reason),
-        };
-        let Some(mut record) = record else {
-            return block(root, id, "neither the log nor the directory holds its record");
         };
         let Some((last, _)) = self.commits.last() else { return Ok(Verdict::Whole) };
         record.revision = last.revision;
@@ -413,7 +411,7 @@ impl Chain {
 
     /// Sees to it that the entry of the last alarm is flushed, which whoever has the instance made.
     fn note_alarm(&self, root: &Root) {
-        if let Ok(Some(record)) = self.last_record()
+        if let Ok(Some(record)) = self.last_record(None)
             && let Some(alarm) = record.alarm_entry()
         {
             root.alarms.note(&alarm);
@@ -443,13 +441,24 @@ impl Chain {
         Ok(())
     }
 
-    /// The last whole record in the log, to which the later commits add no more than events.
-    fn last_record(&self) -> Result<Option<RawRecord>, String> {
-        let Some(raw) = self.commits.iter().rev().find_map(|(_, line)| line.record.as_ref()) else { return Ok(None) };
-        let record = RawRecord::parse(raw.get().as_bytes()).map_err(|e| e.to_string())?;
+    /// The last record that is known: the last that the log has whole, or else the one on disk, with
+    /// the last state that came after it.
+    fn last_record(&self, disk: Option<&RawRecord>) -> Result<Option<RawRecord>, String> {
+        let mut state = None;
+        let whole = self.commits.iter().rev().find_map(|(_, line)| {
+            state = state.take().or(line.state.as_ref());
+            line.record.as_ref()
+        });
+        let parse = |raw: &Box<RawValue>| RawRecord::parse(raw.get().as_bytes()).map_err(|e| e.to_string());
+        let Some(mut record) = whole.map(parse).transpose()?.or_else(|| disk.cloned()) else { return Ok(None) };
+        if let Some(state) = state {
+            record.state = Arc::new(state.clone());
+        }
         match self.commits.last() {
-            Some((meta, _)) if meta.id == record.id && meta.uid == record.uid => Ok(Some(record)),
-            _ => Err("a commit in the log holds the record of another instance".into()),
+            Some((meta, _)) if meta.id != record.id || meta.uid != record.uid => {
+                Err("a commit in the log holds the record of another instance".into())
+            }
+            _ => Ok(Some(record)),
         }
     }
 

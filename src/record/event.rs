@@ -18,6 +18,7 @@ pub struct Event {
     /// Number of the event in its instance: 1, 2, 3, … without a gap.
     pub seq: u64,
     /// When it was written (UTC). Times never order things; `seq` does.
+    #[serde(serialize_with = "super::time::serialize")]
     pub at: DateTime<Utc>,
     /// The activation that wrote it.
     pub epoch: u64,

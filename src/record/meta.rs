@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::time::Time;
 use super::work::{InputRequest, Work};
 use super::{Alarm, AlarmEntry, Change, InstanceId, Status, strict};
 use crate::error::{Error, Result};
@@ -80,6 +81,9 @@ pub struct Record<S> {
     pub(crate) work: Arc<Work>,
     /// Fields that this version does not know. They survive every rewrite.
     pub(crate) unknown: BTreeMap<String, Box<RawValue>>,
+    /// How long the last record of this activation that was written whole is as compact JSON, if one
+    /// was; a commit that changes the state alone does not measure the rest again.
+    pub(crate) whole: Option<usize>,
 }
 
 /// A record whose state has not been parsed.
@@ -111,6 +115,7 @@ impl<S> Record<S> {
             state: Arc::new(state),
             work: self.work,
             unknown: self.unknown,
+            whole: None,
         }
     }
 
@@ -179,16 +184,21 @@ impl<S> Record<S> {
 }
 
 impl<S: Serialize> Record<S> {
-    /// The record as compact JSON, checked: what JSON cannot hold is an error that names the field.
-    pub(crate) fn to_json(&self, limit: usize) -> Result<Vec<u8>> {
+    /// Checks that the record can be written, and read back: what JSON cannot hold is an error that
+    /// names the field.
+    pub(crate) fn check(&self, limit: usize) -> Result<()> {
         strict::check("state", &*self.state)?;
-        let mut bytes = Vec::with_capacity(512);
-        serde_json::to_writer(&mut bytes, self).map_err(|e| super::json::unserializable("state", &e))?;
-        if bytes.len() > limit {
-            return Err(Error::TooLarge { what: "record", bytes: bytes.len() as u64, limit: limit as u64 });
-        }
-        Ok(bytes)
+        let bytes = serde_json::to_vec(self).map_err(|e| super::json::unserializable("state", &e))?;
+        check_size(bytes.len(), limit)
     }
+}
+
+/// Checks the size of a record as compact JSON.
+pub(crate) fn check_size(bytes: usize, limit: usize) -> Result<()> {
+    if bytes <= limit {
+        return Ok(());
+    }
+    Err(Error::TooLarge { what: "record", bytes: bytes as u64, limit: limit as u64 })
 }
 
 /// A record of whatever state that can be written down: what the commit log needs of it.
@@ -251,10 +261,10 @@ impl<S: Serialize> Serialize for Record<S> {
         map.serialize_entry("name", &self.name)?;
         map.serialize_entry("status", &self.status)?;
         map.serialize_entry("status_reason", &self.status_reason)?;
-        map.serialize_entry("created_at", &self.created_at)?;
-        map.serialize_entry("updated_at", &self.updated_at)?;
-        map.serialize_entry("started_at", &self.started_at)?;
-        map.serialize_entry("ended_at", &self.ended_at)?;
+        map.serialize_entry("created_at", &Time(&self.created_at))?;
+        map.serialize_entry("updated_at", &Time(&self.updated_at))?;
+        map.serialize_entry("started_at", &self.started_at.as_ref().map(Time))?;
+        map.serialize_entry("ended_at", &self.ended_at.as_ref().map(Time))?;
         map.serialize_entry("revision", &self.revision)?;
         map.serialize_entry("epoch", &self.epoch)?;
         map.serialize_entry("writer", &self.writer)?;
@@ -318,6 +328,7 @@ impl<'de> Deserialize<'de> for RawRecord {
             state: Arc::new(take(&mut fields, "state")?),
             work: Arc::new(work),
             unknown: fields,
+            whole: None,
         })
     }
 }

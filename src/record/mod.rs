@@ -11,6 +11,7 @@ mod meta;
 pub(crate) mod migrate;
 mod status;
 pub(crate) mod strict;
+pub(crate) mod time;
 pub(crate) mod work;
 
 pub use alarm::Alarm;
@@ -20,7 +21,7 @@ pub use event::Event;
 pub(crate) use event::{EventDraft, EventLine};
 pub use id::InstanceId;
 pub use meta::Record;
-pub(crate) use meta::{COUNT_MAX, Document, FORMAT, RawRecord};
+pub(crate) use meta::{COUNT_MAX, Document, FORMAT, RawRecord, check_size};
 pub use status::Status;
 pub use work::{Checkpoint, InputRequest, LastCheckpoint};
 

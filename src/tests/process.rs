@@ -579,6 +579,7 @@ fn new_record(instance: usize, uid: Uuid) -> Record<Doc> {
         state: Arc::new(doc(0)),
         work: Arc::default(),
         unknown: std::collections::BTreeMap::new(),
+        whole: None,
     }
 }
 

@@ -95,7 +95,7 @@ fn settle(
     let unserializable = |e| crate::record::json::unserializable(ORIGIN, &e);
     let text = serde_json::to_string(&origin).and_then(RawValue::from_string).map_err(unserializable)?;
     record.unknown.insert(ORIGIN.to_owned(), text);
-    record.to_json(by.options.record_bytes)?;
+    record.check(by.options.record_bytes)?;
 
     let mut events = EventWriter::load(tree, record.last_event_seq - 1, by.options.event_segment_bytes)?;
     let draft = EventDraft::new(EVENT, &origin)?;
