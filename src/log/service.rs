@@ -330,7 +330,9 @@ impl Shared {
         if queue.commits.is_empty() && queue.closed {
             return None;
         }
-        Some(std::mem::take(&mut queue.commits))
+        // The next batch is likely as long.
+        let next = Vec::with_capacity(queue.commits.len());
+        Some(std::mem::replace(&mut queue.commits, next))
     }
 
     /// Tells the materialiser about lanes that have something pending.
