@@ -400,7 +400,8 @@ impl<I: Instance> Actor for InstanceActor<I> {
                 self.commit(state, apply, durability, permit, reply);
             }
             InstanceMsg::Delete(reply) => {
-                let _ = reply.send(self.delete(state).await);
+                // Boxed: its future would be a part of every idle actor.
+                let _ = reply.send(Box::pin(self.delete(state)).await);
             }
         }
         Ok(())
