@@ -1,5 +1,7 @@
 //! Replacing a file in one step: its readers see the old bytes or the new, never a mixture.
 
+use std::io;
+
 use super::fs::{Dir, FILE_MODE, File};
 use super::layout;
 use crate::error::Result;
@@ -43,8 +45,13 @@ pub(crate) fn replace_with(
 pub(crate) fn stage(dir: &Dir, name: &str, sync: Sync, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let mode = dir.stat(name)?.map_or(FILE_MODE, |stat| stat.mode);
     let temporary = layout::temporary(name);
-    dir.remove_file(&temporary)?;
-    let mut file = dir.create_file(&temporary, mode)?;
+    let mut file = match dir.create_file(&temporary, mode) {
+        Err(e) if e.io_kind() == Some(io::ErrorKind::AlreadyExists) => {
+            dir.remove_file(&temporary)?;
+            dir.create_file(&temporary, mode)?
+        }
+        made => made?,
+    };
     let staged = write(&mut file).and_then(|()| if sync == Sync::Yes { file.sync_all() } else { Ok(()) });
     staged.inspect_err(|_| discard(dir, &temporary))
 }

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::activate;
 use super::commit::{CommitMeta, Line};
 use super::events;
-use super::recover::{block, refuse_if_blocked};
 use super::reconcile;
+use super::recover::{block, refuse_if_blocked};
 use super::renewal::Renewal;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::Dir;
@@ -103,14 +103,7 @@ impl Chain {
 
     /// Writes new files with these commits for the instance, whose lock the caller holds; they have no
     /// names yet.
-    pub(super) fn prepare(
-        &self,
-        root: &Root,
-        id: &InstanceId,
-        uid: Uuid,
-        dir: &Dir,
-        how: How<'_>,
-    ) -> Result<Prepared> {
+    pub(super) fn prepare(&self, root: &Root, id: &InstanceId, uid: Uuid, dir: &Dir, how: How<'_>) -> Result<Prepared> {
         let blocked = |reason: &str| block(root, id, reason).map(|()| Prepared::Blocked);
         let disk = match read(id, dir)? {
             // Another instance has the name by now, or somebody put one there.
@@ -156,9 +149,9 @@ impl Chain {
         }
         let interrupted = how.interrupts(root, id, &mut record)?;
         // In any case into a new file: the old one may be one whose fsync has failed.
-        write_record(dir, &record, how.sync)?;
+        let bytes = write_record(dir, &record, how.sync)? + events.map_or(0, |position| position.offset);
         let outdated = earlier.filter(|old| alarm.as_ref() != Some(old));
-        Ok(Prepared::Renewed(Renewal { events, outdated, interrupted }))
+        Ok(Prepared::Renewed(Renewal { events, outdated, interrupted, bytes }))
     }
 
     /// Sees to it that the entry of the last alarm is flushed, which whoever has the instance made.
@@ -246,8 +239,8 @@ fn interrupt(root: &Root, id: &InstanceId, dir: &Dir, mut record: RawRecord, how
     if !how.interrupts(root, id, &mut record)? {
         return Ok(Prepared::Nothing);
     }
-    write_record(dir, &record, how.sync)?;
-    Ok(Prepared::Renewed(Renewal { events: None, outdated: None, interrupted: true }))
+    let bytes = write_record(dir, &record, how.sync)?;
+    Ok(Prepared::Renewed(Renewal { events: None, outdated: None, interrupted: true, bytes }))
 }
 
 impl How<'_> {
@@ -267,9 +260,11 @@ impl How<'_> {
     }
 }
 
-fn write_record(dir: &Dir, record: &RawRecord, sync: Sync) -> Result<()> {
+/// Writes the record, which has no name yet, and says how long it is.
+fn write_record(dir: &Dir, record: &RawRecord, sync: Sync) -> Result<u64> {
     let bytes = pretty(record)?;
-    atomic::stage(dir, layout::RECORD, sync, |file| file.write_all(&bytes))
+    atomic::stage(dir, layout::RECORD, sync, |file| file.write_all(&bytes))?;
+    Ok(bytes.len() as u64)
 }
 
 fn pretty(record: &RawRecord) -> Result<Vec<u8>> {

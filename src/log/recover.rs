@@ -82,15 +82,12 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
         dead: dead.iter().map(|w| w.id).collect(),
         dying: Dying { pids: dead.iter().filter_map(|w| w.pid).collect(), living: lock::living_pids(root, &dead)? },
     };
+    let remnants: Vec<Remnant> = remains.into_iter().map(|(id, remains)| Remnant::of(id, remains)).collect();
     let mut blocked = false;
-    let mut remains = remains.into_iter().map(|(id, remains)| Remnant::of(id, remains)).peekable();
-    while remains.peek().is_some() {
-        let group: Vec<Remnant> = remains.by_ref().take(GROUP).collect();
-        for (remnant, brought) in group.iter().zip(recovery.bring_up(&group)?) {
-            done.commits += remnant.commits;
-            blocked |= brought.blocked;
-            done.interrupted.extend(brought.interrupted.then(|| remnant.id.clone()));
-        }
+    for (remnant, brought) in remnants.iter().zip(recovery.bring_up(&remnants)?) {
+        done.commits += remnant.commits;
+        blocked |= brought.blocked;
+        done.interrupted.extend(brought.interrupted.then(|| remnant.id.clone()));
     }
     root.instances.sync()?;
     root.alarms.sync(&root.internal)?;
@@ -147,6 +144,13 @@ struct Brought {
     renewal: Option<Renewal>,
 }
 
+impl Brought {
+    /// What its new files hold.
+    fn bytes(&self) -> u64 {
+        self.renewal.as_ref().map_or(0, |renewal| renewal.bytes)
+    }
+}
+
 impl From<Prepared> for Brought {
     fn from(prepared: Prepared) -> Self {
         match prepared {
@@ -169,16 +173,28 @@ struct Recovery<'a> {
 
 impl Recovery<'_> {
     /// Brings instances up to their last commits, durably.
-    fn bring_up(&self, group: &[Remnant]) -> Result<Vec<Brought>> {
-        if group.len() < many() {
-            return self.one_by_one(group);
+    fn bring_up(&self, all: &[Remnant]) -> Result<Vec<Brought>> {
+        if all.len() < many() {
+            return self.one_by_one(all);
         }
-        self.together(group)
+        let mut done = Vec::with_capacity(all.len());
+        while done.len() < all.len() {
+            let rest = &all[done.len()..];
+            match self.together(rest) {
+                Ok(Some(group)) => done.extend(group),
+                failed => {
+                    tracing::debug!(error = ?failed.err(), "instances are recovered one by one");
+                    self.discard(rest);
+                    done.extend(self.one_by_one(rest)?);
+                }
+            }
+        }
+        Ok(done)
     }
 
     /// Each file is flushed on its own.
-    fn one_by_one(&self, group: &[Remnant]) -> Result<Vec<Brought>> {
-        at_once(self.root.instances.path(), group, &|remnant: &Remnant| {
+    fn one_by_one(&self, all: &[Remnant]) -> Result<Vec<Brought>> {
+        self.for_each(all, |remnant| {
             let brought = self.prepare(remnant, Sync::Yes)?;
             self.publish(remnant, &brought, Sync::Yes)?;
             self.settle(remnant, &brought)?;
@@ -186,31 +202,47 @@ impl Recovery<'_> {
         })
     }
 
-    /// The whole file system is flushed twice: when all new files are written and none has its name,
-    /// so that nobody sees what a power cut could take back; and when all have their names, before the
-    /// logs go. When that fails nobody knows whose bytes it concerns, and where it cannot be done
-    /// nothing is known: then all of it is done again, file by file.
-    fn together(&self, group: &[Remnant]) -> Result<Vec<Brought>> {
-        let path = self.root.instances.path();
-        let mut all = at_once(path, group, &|remnant: &Remnant| self.prepare(remnant, Sync::No))?;
-        let mut flushed = without(Protection::BatchFlush) || self.root.top.sync_file_system();
-        if flushed {
-            let pairs: Vec<_> = group.iter().zip(&all).collect();
-            at_once(path, &pairs, &|(remnant, brought): &(&Remnant, &Brought)| {
-                self.publish(remnant, brought, Sync::No)
-            })?;
-            flushed = self.root.top.sync_file_system();
-            if flushed {
-                at_once(path, &pairs, &|(remnant, brought): &(&Remnant, &Brought)| self.settle(remnant, brought))?;
+    /// The first of these, as many as their new files let. The whole file system is flushed twice: when
+    /// all new files are written and none has its name, so that nobody sees what a power cut could take
+    /// back; and when all have their names, before the logs go.
+    ///
+    /// `None` when that is not known to be done. A flush that failed does not say whose bytes it
+    /// concerns, and there may be no room for so many new files at once: in whatever way this fails,
+    /// all of it can be done again, file by file, in new files.
+    fn together(&self, all: &[Remnant]) -> Result<Option<Vec<Brought>>> {
+        let mut group: Vec<Brought> = Vec::new();
+        while group.len() < all.len() && group.iter().map(Brought::bytes).sum::<u64>() < GROUP_BYTES {
+            let next = &all[group.len()..all.len().min(group.len() + AT_ONCE)];
+            group.extend(self.for_each(next, |remnant| self.prepare(remnant, Sync::No))?);
+        }
+        if !without(Protection::BatchFlush) && !self.root.top.sync_file_system() {
+            return Ok(None);
+        }
+        let pairs: Vec<(&Remnant, &Brought)> = all.iter().zip(&group).collect();
+        self.for_each(&pairs, |(remnant, brought)| self.publish(remnant, brought, Sync::No))?;
+        if !self.root.top.sync_file_system() {
+            return Ok(None);
+        }
+        self.for_each(&pairs, |(remnant, brought)| self.settle(remnant, brought))?;
+        Ok(Some(group))
+    }
+
+    /// Removes new files that have no names yet. What cannot be removed is written over by the next
+    /// recovery.
+    fn discard(&self, all: &[Remnant]) {
+        for remnant in all {
+            if let Ok(Some(dir)) = self.locked(&remnant.id) {
+                let _ = Renewal::discard(&dir);
             }
         }
-        if !flushed {
-            for (brought, again) in all.iter_mut().zip(self.one_by_one(group)?) {
-                brought.interrupted |= again.interrupted;
-                brought.blocked |= again.blocked;
-            }
-        }
-        Ok(all)
+    }
+
+    fn for_each<T: std::marker::Sync, R: Send>(
+        &self,
+        all: &[T],
+        one: impl Fn(&T) -> Result<R> + std::marker::Sync,
+    ) -> Result<Vec<R>> {
+        at_once(self.root.instances.path(), all, &one)
     }
 
     /// Writes the new files of one instance, which have no names yet.
@@ -272,7 +304,7 @@ impl Recovery<'_> {
     }
 
     fn settle(&self, remnant: &Remnant, brought: &Brought) -> Result<()> {
-        let Some(renewal) = &brought.renewal else { return Ok(()) };
+        let Some(renewal) = brought.renewal.as_ref().filter(|renewal| !renewal.is_settled()) else { return Ok(()) };
         self.locked(&remnant.id)?.map_or(Ok(()), |dir| renewal.settle(self.root, &dir))
     }
 
@@ -292,8 +324,11 @@ impl Recovery<'_> {
 /// everything that anybody has not flushed on this file system.
 const MANY: usize = 33;
 
-/// Most instances that are brought up together: what is written for them waits for its names.
-const GROUP: usize = 1024;
+/// What new files of instances may add up to before they get their names, in bytes, and for how many
+/// instances they are written before that is looked at. The more the better: what they replace goes when they get their names, and
+/// ext4 looks at every file that went lately when it makes one.
+const GROUP_BYTES: u64 = 512 << 20;
+const AT_ONCE: usize = 256;
 
 fn many() -> usize {
     #[cfg(test)]

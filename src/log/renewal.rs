@@ -20,6 +20,8 @@ pub(super) struct Renewal {
     pub(super) outdated: Option<AlarmEntry>,
     /// Whether the record says that a process died at its work, and did not before.
     pub(super) interrupted: bool,
+    /// What the new files hold.
+    pub(super) bytes: u64,
 }
 
 impl Renewal {
@@ -30,6 +32,20 @@ impl Renewal {
             atomic::publish(&instance.ensure_dir(layout::EVENTS)?, layout::EVENT_LOG, sync)?;
         }
         atomic::publish(instance, layout::RECORD, sync)
+    }
+
+    /// Removes files that have no names yet.
+    pub(super) fn discard(instance: &Dir) -> Result<()> {
+        instance.remove_file(&layout::temporary(layout::RECORD))?;
+        if let Some(events) = instance.open_dir(layout::EVENTS)? {
+            events.remove_file(&layout::temporary(layout::EVENT_LOG))?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing follows.
+    pub(super) fn is_settled(&self) -> bool {
+        self.events.is_none() && self.outdated.is_none()
     }
 
     /// What follows files that are on disk with their names, and need not be there itself: it says how
