@@ -9,7 +9,7 @@ use super::segment::{self, Contents};
 use crate::disk::fs::{Dir, File};
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::InstanceId;
 
 /// Everything that dead writers left of one instance.
@@ -26,11 +26,7 @@ pub(super) fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeM
     for number in lock::segments(dir)? {
         let name = layout::journal_segment(number);
         let Some(file) = dir.open_file(&name)? else { continue };
-        // Here, too, files follow only what is on disk in the log: commits at the level `Os` may not be
-        // yet. Should a flush of this file have failed before, this one may be wrong about those that
-        // nobody was promised to be on disk, and about no others.
-        file.sync_data()?;
-        let found = segment::read(&file)?;
+        let found = flushed(&file, || segment::read(&file))?;
         keep_damage(root, dir, &name, &file, writer, &found)?;
         contents.push(found);
     }
@@ -55,6 +51,22 @@ pub(super) fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeM
         }
     }
     Ok(())
+}
+
+/// Does something while a file is being flushed.
+///
+/// Here, too, files follow only what is on disk in the log: commits at the level `Os` may not be yet.
+/// Should a flush of this file have failed before, this one may be wrong about those that nobody was
+/// promised to be on disk, and about no others.
+fn flushed<T>(file: &File, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("fiefdom-flush".into());
+        let flush = thread.spawn_scoped(scope, || file.sync_data());
+        let flush = flush.map_err(|e| Error::io("start a thread to flush", file.path(), e))?;
+        let done = work();
+        flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        done
+    })
 }
 
 /// Copies aside what cannot be read: the tail of a write that was cut short, or, when bytes that were
