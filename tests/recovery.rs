@@ -390,9 +390,9 @@ async fn many_instances_at_work_are_interrupted_with_everything_that_was_committ
         let files = tree_of(&copy.path().join("instances").join(name.as_str()))?;
         assert_eq!(files, ["events", "events/events.jsonl", "events/state.json", "instance.json"]);
         let instance = store.get(&name).await?;
-        let (record, events) = (instance.record().await?, instance.events(1).await?);
+        let (record, mut events) = (instance.record().await?, instance.events(1));
         assert_eq!((record.status, record.state.value, record.revision), (Status::Interrupted, n, 4));
-        let event = std::pin::pin!(events).try_next().await?.ok_or("no event")?;
+        let event = events.try_next().await?.ok_or("no event")?;
         assert_eq!((event.seq, event.data_as::<u64>()?), (1, n));
     }
     store.shutdown().await?;
