@@ -50,7 +50,7 @@ pub(crate) fn stage(dir: &Dir, name: &str, sync: Sync, write: impl FnOnce(&mut F
             dir.remove_file(&temporary)?;
             dir.create_file(&temporary, mode)?
         }
-        made => made?,
+        file => file?,
     };
     let staged = write(&mut file).and_then(|()| if sync == Sync::Yes { file.sync_all() } else { Ok(()) });
     staged.inspect_err(|_| discard(dir, &temporary))

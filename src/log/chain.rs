@@ -165,8 +165,8 @@ impl Chain {
 
     /// Whether the files have the last commits, so many of which the log has lost.
     fn has_lost(&self, lost: u64, disk: Option<&RawRecord>) -> bool {
-        let last = self.commits.last().map_or(u64::MAX, |(meta, _)| meta.revision);
-        disk.is_some_and(|record| record.revision >= last.saturating_add(lost))
+        let known = self.commits.last().map_or(u64::MAX, |(meta, _)| meta.revision);
+        disk.is_some_and(|record| record.revision >= known.saturating_add(lost))
     }
 
     /// Every commit between what is on disk and the last one must be there: revisions have no gaps.

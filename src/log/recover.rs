@@ -288,14 +288,12 @@ impl Recovery<'_> {
     fn prepare_life(&self, id: &InstanceId, uid: Uuid, chain: &Chain, how: How<'_>) -> Result<Brought> {
         // A directory that is missing was removed by somebody: its name was on disk before a commit
         // at the level `Disk` was acknowledged.
-        match claim(self.root, id, &self.dying)? {
-            Some(dir) => chain.prepare(self.root, id, uid, &dir, how).map(Brought::from),
+        let Some(dir) = claim(self.root, id, &self.dying)? else {
             // Its entry was made when the files were, and may not be on disk.
-            None => {
-                chain.note_alarm(self.root);
-                Ok(Brought::default())
-            }
-        }
+            chain.note_alarm(self.root);
+            return Ok(Brought::default());
+        };
+        chain.prepare(self.root, id, uid, &dir, how).map(Brought::from)
     }
 
     fn publish(&self, remnant: &Remnant, brought: &Brought, sync: Sync) -> Result<()> {
@@ -324,10 +322,11 @@ impl Recovery<'_> {
 /// everything that anybody has not flushed on this file system.
 const MANY: usize = 33;
 
-/// What new files of instances may add up to before they get their names, in bytes, and for how many
-/// instances they are written before that is looked at. The more the better: what they replace goes when they get their names, and
-/// ext4 looks at every file that went lately when it makes one.
+/// What new files may add up to before they get their names, in bytes; it is looked at behind so many
+/// instances ([`AT_ONCE`]). A large group is fast: what is replaced goes when the names are given, and
+/// ext4 passes over every inode that was freed lately when it makes a file.
 const GROUP_BYTES: u64 = 512 << 20;
+/// How many instances are written for at once.
 const AT_ONCE: usize = 256;
 
 fn many() -> usize {

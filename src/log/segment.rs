@@ -236,14 +236,14 @@ fn find(file: &File) -> Result<Vec<Found>> {
     let len = file.len()?;
     let parts = std::thread::available_parallelism().map_or(1, usize::from).min(READERS) as u64;
     let parts = parts.min(len / BYTES_PER_READER).max(1);
-    let bounds: Vec<u64> = (0..=parts).map(|part| len / parts * part).collect();
-    let end_of = |part: usize| if part + 1 == bounds.len() - 1 { u64::MAX } else { bounds[part + 1] };
+    let size = len / parts;
+    // What was appended meanwhile is read with the last part.
+    let end_of = |part: u64| if part + 1 == parts { u64::MAX } else { size * (part + 1) };
     let all = std::thread::scope(|scope| {
         let mut others = Vec::new();
-        for part in 1..bounds.len() - 1 {
-            let (begin, end) = (bounds[part], end_of(part));
+        for part in 1..parts {
             let thread = std::thread::Builder::new().name("fiefdom-read".into());
-            let thread = thread.spawn_scoped(scope, move || find_in(file, begin, end));
+            let thread = thread.spawn_scoped(scope, move || find_in(file, size * part, end_of(part)));
             others.push(thread.map_err(|e| Error::io("start a thread to read", file.path(), e))?);
         }
         let mut all = vec![find_in(file, 0, end_of(0))?];
