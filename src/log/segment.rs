@@ -209,7 +209,8 @@ const BYTES_PER_READER: u64 = 4 << 20;
 /// when lines can be read behind it, because they build on what is missing. Before that point it is
 /// damage, and what stands behind it is read all the same.
 pub(crate) fn read(file: &File) -> Result<Contents> {
-    let found = find(file)?;
+    let readers = std::thread::available_parallelism().map_or(1, usize::from).min(READERS) as u64;
+    let found = find(file, readers.min(file.len()? / BYTES_PER_READER).max(1))?;
     let marks = found.iter().flat_map(|f| &f.lines).filter_map(|line| line.batch.as_ref());
     let durable = marks.map(|batch| batch.durable).max().unwrap_or(0);
     let mut contents = Contents::default();
@@ -231,12 +232,9 @@ pub(crate) fn read(file: &File) -> Result<Contents> {
     Ok(contents)
 }
 
-/// Everything that stands in a segment, in order. A large one is read by several threads.
-fn find(file: &File) -> Result<Vec<Found>> {
-    let len = file.len()?;
-    let parts = std::thread::available_parallelism().map_or(1, usize::from).min(READERS) as u64;
-    let parts = parts.min(len / BYTES_PER_READER).max(1);
-    let size = len / parts;
+/// Everything that stands in a segment, in order, read in so many parts at once.
+fn find(file: &File, parts: u64) -> Result<Vec<Found>> {
+    let size = file.len()? / parts;
     // What was appended meanwhile is read with the last part.
     let end_of = |part: u64| if part + 1 == parts { u64::MAX } else { size * (part + 1) };
     let all = std::thread::scope(|scope| {
@@ -384,5 +382,32 @@ impl Contents {
         let running = self.header.iter().flat_map(|h| h.running.iter());
         let committed = self.commits.iter().filter_map(|line| line.commit.as_ref().map(|c| &c.id));
         running.chain(committed).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_reads_the_same_in_however_many_parts() {
+        let mark = commit::encode_batch(&Batch { durable: 7, ids: Vec::new() }).expect("a mark");
+        let text = [&mark[..], &mark, b"   \n \n", &mark, b"not a line\n", b"  \n", &mark, b"      \n"].concat();
+        for end in ["", "  ", "cut short"] {
+            let temp = tempfile::tempdir().expect("a directory");
+            let bytes = [&text, end.as_bytes()].concat();
+            std::fs::write(temp.path().join("f"), &bytes).expect("write");
+            let file = Dir::open(temp.path()).expect("open").open_file("f").expect("open").expect("a file");
+            let in_parts = |parts: u64| -> Vec<(u64, usize, Option<String>)> {
+                let found = find(&file, parts).expect("read").into_iter();
+                let found = found.filter(|f| !f.is_blank || f.damage.is_some());
+                found.map(|f| (f.offset, f.lines.len(), f.damage.map(|d| d.reason))).collect()
+            };
+            let whole = in_parts(1);
+            assert_eq!(whole.len(), if end.starts_with('c') { 8 } else { 7 }, "{whole:?}");
+            for parts in 2..=bytes.len() as u64 {
+                assert_eq!(in_parts(parts), whole, "{parts} parts");
+            }
+        }
     }
 }
