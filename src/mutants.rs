@@ -27,6 +27,8 @@ pub(crate) enum Protection {
     AlarmFlush,
     /// Recovery makes the entry of an alarm that only the log has.
     AlarmRecovery,
+    /// The new files of many instances are on disk before they have their names.
+    BatchFlush,
     /// The lock is taken before anything is read.
     LockThenRead,
     /// Damage is told from a torn tail.

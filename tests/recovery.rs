@@ -364,3 +364,54 @@ async fn an_owner_that_dies_is_recovered_by_one_that_is_open_already() -> TestRe
     store.shutdown().await?;
     Ok(())
 }
+
+/// More than are recovered one by one.
+const MANY: u64 = 100;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_instances_at_work_are_interrupted_with_everything_that_was_committed() -> TestResult {
+    let (root, copy) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let store = Store::open(root.path(), Counter).await?;
+    for n in 0..MANY {
+        let instance = store.create(NewInstance::with_id(id(&format!("at-work-{n}")))).await?;
+        instance.transition(Status::Starting, None).await?;
+        instance.transition(Status::Running, None).await?;
+        let committed = instance.commit(move |tx| {
+            tx.state_mut().value = n;
+            tx.event("counted", &n)
+        });
+        committed.await?;
+    }
+    copy_tree(root.path(), copy.path())?;
+    store.shutdown().await?;
+    let store = Store::open(copy.path(), Counter).await?;
+    for n in 0..MANY {
+        let name = id(&format!("at-work-{n}"));
+        let files = tree_of(&copy.path().join("instances").join(name.as_str()))?;
+        assert_eq!(files, ["events", "events/events.jsonl", "events/state.json", "instance.json"]);
+        let instance = store.get(&name).await?;
+        let (record, mut events) = (instance.record().await?, instance.events(1));
+        assert_eq!((record.status, record.state.value, record.revision), (Status::Interrupted, n, 4));
+        let event = events.try_next().await?.ok_or("no event")?;
+        assert_eq!((event.seq, event.data_as::<u64>()?), (1, n));
+    }
+    store.shutdown().await?;
+    Ok(())
+}
+
+/// The names below a directory, in order.
+fn tree_of(dir: &Path) -> TestResult<Vec<String>> {
+    let mut names = Vec::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(next) = todo.pop() {
+        for entry in std::fs::read_dir(next)? {
+            let entry = entry?;
+            names.push(entry.path().strip_prefix(dir)?.display().to_string());
+            if entry.file_type()?.is_dir() {
+                todo.push(entry.path());
+            }
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}

@@ -1,5 +1,7 @@
 //! Replacing a file in one step: its readers see the old bytes or the new, never a mixture.
 
+use std::io;
+
 use super::fs::{Dir, FILE_MODE, File};
 use super::layout;
 use crate::error::Result;
@@ -34,19 +36,36 @@ pub(crate) fn replace_with(
         write(&mut file)?;
         return if sync == Sync::Yes { file.sync_all().and_then(|()| dir.sync()) } else { Ok(()) };
     }
+    stage(dir, name, sync, write)?;
+    publish(dir, name, sync)
+}
+
+/// The first half of [`replace_with`]: the content, under a temporary name. What a crash leaves of it
+/// is overwritten by the next try.
+pub(crate) fn stage(dir: &Dir, name: &str, sync: Sync, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let mode = dir.stat(name)?.map_or(FILE_MODE, |stat| stat.mode);
     let temporary = layout::temporary(name);
-    dir.remove_file(&temporary)?;
-    let mut file = dir.create_file(&temporary, mode)?;
-    let published = write(&mut file)
-        .and_then(|()| if sync == Sync::Yes { file.sync_all() } else { Ok(()) })
-        .and_then(|()| dir.rename(&temporary, dir, name));
-    if published.is_err() {
-        // The first error is the one to tell; a left-over is overwritten by the next try.
-        let _ = dir.remove_file(&temporary);
-    }
-    published?;
+    let mut file = match dir.create_file(&temporary, mode) {
+        Err(e) if e.io_kind() == Some(io::ErrorKind::AlreadyExists) => {
+            dir.remove_file(&temporary)?;
+            dir.create_file(&temporary, mode)?
+        }
+        file => file?,
+    };
+    let staged = write(&mut file).and_then(|()| if sync == Sync::Yes { file.sync_all() } else { Ok(()) });
+    staged.inspect_err(|_| discard(dir, &temporary))
+}
+
+/// The second half: what was staged takes the place of `name`.
+pub(crate) fn publish(dir: &Dir, name: &str, sync: Sync) -> Result<()> {
+    let temporary = layout::temporary(name);
+    dir.rename(&temporary, dir, name).inspect_err(|_| discard(dir, &temporary))?;
     if sync == Sync::Yes { dir.sync() } else { Ok(()) }
+}
+
+/// The first error is the one to tell; a left-over is overwritten by the next try.
+fn discard(dir: &Dir, temporary: &str) {
+    let _ = dir.remove_file(temporary);
 }
 
 #[cfg(test)]

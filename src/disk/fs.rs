@@ -19,6 +19,10 @@ pub(crate) const DIR_MODE: u32 = 0o700;
 /// Mode of new files.
 pub(crate) const FILE_MODE: u32 = 0o600;
 
+/// File systems on which one call flushes everything, and tells of every failure: btrfs, ext4, F2FS, tmpfs
+/// and XFS.
+const FLUSHED_WHOLE: [u64; 5] = [0x9123_683E, 0xEF53, 0xF2F5_2010, 0x0102_1994, 0x5846_5342];
+
 /// An open directory, with its path for messages.
 #[derive(Debug)]
 pub(crate) struct Dir {
@@ -196,6 +200,17 @@ impl Dir {
     /// Makes the names in this directory durable.
     pub(crate) fn sync(&self) -> Result<()> {
         self.handle.sync(true).map_err(|e| Error::io("fsync the directory", &self.path, e))
+    }
+
+    /// Makes everything durable that anybody has written on this file system, bytes and names; `false`
+    /// when that is not known to be done: then each file has to be flushed on its own.
+    pub(crate) fn sync_file_system(&self) -> bool {
+        let known = self.file_system().is_ok_and(|magic| FLUSHED_WHOLE.contains(&magic));
+        let flushed = if known { self.handle.sync_file_system() } else { Ok(false) };
+        flushed.unwrap_or_else(|error| {
+            tracing::warn!(path = %self.path.display(), %error, "the file system could not be flushed as a whole");
+            false
+        })
     }
 
     /// Waits for the lock of this directory, and has it until the answer is dropped. The lock belongs

@@ -232,6 +232,17 @@ impl Handle {
         }
     }
 
+    /// Makes everything on the file system durable; `false` where the kernel would not tell of a failure.
+    pub(super) fn sync_file_system(&self) -> io::Result<bool> {
+        match self {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::Kernel(fd) if super::host::tells_of_failed_flushes() => Ok(rustix::fs::syncfs(fd).map(|()| true)?),
+            Self::Kernel(_) => Ok(false),
+            #[cfg(test)]
+            Self::Model(open) => open.sync_file_system().map(|()| true),
+        }
+    }
+
     /// Locks or unlocks; `false` when somebody else has it.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub(super) fn lock(&self, locking: Locking) -> io::Result<bool> {

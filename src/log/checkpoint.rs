@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::chain::{Chain, Verdict};
 use super::commit::Line;
 use super::lane::{Lane, sync_files};
-use super::recover::{Chain, Verdict};
 use super::sealed::Sealed;
 use super::segment;
 use super::service::Shared;

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use uuid::Uuid;
 
 use super::alarm::LaneAlarm;
+use super::chain::Chain;
 use super::commit::{Commit, Line};
 use super::events::EventWriter;
 use super::feed::Feed;
-use super::recover::Chain;
 use super::tail::Tail;
 use super::{Log, checkpoint};
 use crate::disk::alarms::AlarmIndex;

@@ -15,8 +15,10 @@
 
 pub(crate) mod activate;
 pub(crate) mod alarm;
+mod chain;
 pub(crate) mod changes;
 mod checkpoint;
+mod collect;
 pub(crate) mod commit;
 pub(crate) mod events;
 pub(crate) mod feed;
@@ -25,6 +27,7 @@ pub(crate) mod lane;
 mod materialise;
 mod reconcile;
 pub(crate) mod recover;
+mod renewal;
 mod reply;
 mod sealed;
 pub(crate) mod segment;

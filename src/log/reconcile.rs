@@ -1,6 +1,6 @@
 //! The event log of one instance against what the commit log has of it, in recovery.
 
-use super::events::{self, EventWriter, Lines, Position};
+use super::events::{self, Lines, Position};
 use super::segment;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, File};
@@ -17,7 +17,8 @@ const COPY_BYTES: usize = 256 * 1024;
 ///
 /// What stands in the active file behind the last point that is on disk for sure is a tail. It is
 /// compared with the log, and written into a new file together with what the log has more: the old
-/// one may be one whose fsync has failed, and then its bytes look right and are not on disk.
+/// one may be one whose fsync has failed, and then its bytes look right and are not on disk. The new
+/// file has no name yet ([`super::renewal`]); the answer is where the log stands in it.
 pub(super) fn events(
     root: &Root,
     id: &InstanceId,
@@ -25,7 +26,8 @@ pub(super) fn events(
     lines: &[EventLine],
     last: u64,
     anew: bool,
-) -> Result<()> {
+    sync: Sync,
+) -> Result<Option<Position>> {
     let dir = match lines.first() {
         Some(_) => {
             if instance.create_dir(layout::EVENTS)? {
@@ -36,14 +38,15 @@ pub(super) fn events(
         }
         None => match instance.open_dir(layout::EVENTS)? {
             Some(dir) => dir,
-            None => return Ok(()),
+            None => return Ok(None),
         },
     };
     let file = dir.open_file(layout::EVENT_LOG)?;
     let begins = file.as_ref().map(events::first_seq).transpose()?.flatten();
     // A recovery that was cut short may have written down events whose commit was then lost with the
     // power: what counts is what the record and the log know.
-    let cached = events::read_state(&dir)?.filter(|c| Some(c.segment) == begins && c.durable_seq <= last);
+    let known = events::read_state(&dir)?;
+    let cached = known.filter(|c| Some(c.segment) == begins && c.durable_seq <= last);
     let (mut seq, mut end) = match (cached, begins, lines.first()) {
         (Some(cached), ..) => (cached.durable_seq, cached.durable_offset),
         (None, Some(begins), _) => (begins - 1, 0),
@@ -51,7 +54,7 @@ pub(super) fn events(
         // began before would have a name by which its events are not found. Without one the log must
         // say where it begins.
         (None, None, Some(first)) => (events::last_full_segment(&dir)?.unwrap_or(0).max(first.seq - 1), 0),
-        (None, None, None) => return Ok(()),
+        (None, None, None) => return Ok(None),
     };
     let (durable_seq, durable_end) = (seq, end);
     let segment = begins.unwrap_or(seq + 1);
@@ -80,7 +83,7 @@ pub(super) fn events(
             quarantine::keep(root, id.as_str(), &dir, layout::EVENT_LOG, &rest, Some(end), reason)?;
         }
         if tail.is_empty() && rest.is_empty() && wanted.peek().is_none() && !anew {
-            return Ok(());
+            return Ok(None);
         }
     }
     for line in wanted {
@@ -92,15 +95,19 @@ pub(super) fn events(
         tail.push(b'\n');
         seq += 1;
     }
-    atomic::replace_with(&dir, layout::EVENT_LOG, Sync::Yes, |new| {
+    if known.is_some() && cached.is_none() {
+        // The next one is not flushed: this one must not come back beside the new file.
+        dir.remove_file(layout::EVENT_STATE)?;
+        dir.sync()?;
+    }
+    atomic::stage(&dir, layout::EVENT_LOG, sync, |new| {
         if let Some(file) = &file {
             copy(file, new, durable_end)?;
         }
         new.write_all(&tail)
     })?;
     let offset = durable_end + tail.len() as u64;
-    let position = Position { last_seq: seq, segment, offset, durable_seq: seq, durable_offset: offset };
-    EventWriter::at(position, u64::MAX).save(instance, Sync::Yes)
+    Ok(Some(Position { last_seq: seq, segment, offset, durable_seq: seq, durable_offset: offset }))
 }
 
 /// Copies the first bytes of a file.

@@ -11,28 +11,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::activate;
-use super::commit::{CommitMeta, Line};
-use super::events;
+use super::chain::{self, Chain, How, LOST, Prepared};
+use super::collect::{self, Remains};
+use super::commit::Line;
 use super::lane::sync_files;
-use super::reconcile;
-use super::segment::{self, Contents};
+use super::renewal::Renewal;
 use super::trash;
-use crate::disk::alarms::AlarmIndex;
 use crate::disk::atomic::{self, Sync};
-use crate::disk::fs::{Dir, File, Lock, Locked};
+use crate::disk::fs::{Dir, Lock, Locked};
 use crate::disk::root::Root;
-use crate::disk::{layout, lock, quarantine, staging};
+use crate::disk::{layout, lock, staging};
 use crate::error::{Error, Result};
 use crate::mutants::{Protection, without};
 use crate::options::Options;
-use crate::record::{Document as _, EventLine, InstanceId, RawRecord, Status};
-
-/// Why an instance is taken out of use when the log had more of it than can be read.
-const LOST: &str = "its last commits cannot be read: a part of the commit log is damaged";
+use crate::record::InstanceId;
 
 /// Most threads that recover instances, and how many of these are worth one.
 const THREADS: usize = 16;
@@ -44,14 +39,6 @@ pub(crate) struct Recovered {
     pub(crate) writers: usize,
     pub(crate) commits: usize,
     pub(crate) interrupted: Vec<InstanceId>,
-}
-
-/// Everything that dead writers left of one instance.
-#[derive(Default)]
-struct Remains {
-    lines: Vec<Line>,
-    /// Its last commits that were lost to damage.
-    lost: u64,
 }
 
 /// Recovers every dead writer. `own` is the writer that asks, if it is one. Blocks.
@@ -88,27 +75,25 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     }
     let mut remains: BTreeMap<InstanceId, Remains> = BTreeMap::new();
     for writer in &dead {
-        collect(root, &writer.dir, writer.id, &mut remains)?;
+        collect::collect(root, &writer.dir, writer.id, &mut remains)?;
     }
-    let writers: BTreeSet<Uuid> = dead.iter().map(|w| w.id).collect();
-    let dying = Dying { pids: dead.iter().filter_map(|w| w.pid).collect(), living: lock::living_pids(root, &dead)? };
-    let one = |(id, remains): (InstanceId, Remains)| -> Result<One> {
-        let commits = remains.lines.len();
-        let blocked = recover_instance(root, &id, remains, &dying)? == Verdict::Blocked;
-        let interrupted = interrupt(root, &id, &writers, &dying)?.then_some(id);
-        Ok(One { commits, blocked, interrupted })
+    let recovery = Recovery {
+        root,
+        dead: dead.iter().map(|w| w.id).collect(),
+        dying: Dying { pids: dead.iter().filter_map(|w| w.pid).collect(), living: lock::living_pids(root, &dead)? },
     };
+    let remnants: Vec<Remnant> = remains.into_iter().map(|(id, remains)| Remnant::of(id, remains)).collect();
     let mut blocked = false;
-    for recovered in at_once(root.instances.path(), remains.into_iter().collect(), &one)? {
-        done.commits += recovered.commits;
-        blocked |= recovered.blocked;
-        done.interrupted.extend(recovered.interrupted);
+    for (remnant, brought) in remnants.iter().zip(recovery.bring_up(&remnants)?) {
+        done.commits += remnant.commits;
+        blocked |= brought.blocked;
+        done.interrupted.extend(brought.interrupted.then(|| remnant.id.clone()));
     }
     root.instances.sync()?;
     root.alarms.sync(&root.internal)?;
     if blocked {
         for writer in &dead {
-            keep_log(root, writer)?;
+            collect::keep_log(root, writer)?;
         }
     }
     for writer in dead {
@@ -124,142 +109,262 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     Ok(done)
 }
 
-/// What was done with one instance.
-struct One {
+/// Everything that dead writers left of one instance, in order.
+struct Remnant {
+    id: InstanceId,
+    /// An instance of that id may have been deleted and made again: each life for itself.
+    lives: Vec<(Uuid, Chain)>,
     commits: usize,
-    blocked: bool,
-    interrupted: Option<InstanceId>,
+    /// Its last commits that were lost to damage.
+    lost: u64,
 }
 
-/// Does the work on several threads when there is much of it: nearly all of it is waiting for
-/// flushes, each of one instance. The results come in order.
-fn at_once<T: Send, R: Send>(
+impl Remnant {
+    fn of(id: InstanceId, remains: Remains) -> Self {
+        let commits = remains.lines.len();
+        let mut lives: Vec<(Uuid, Vec<Line>)> = Vec::new();
+        for line in remains.lines {
+            let Some(uid) = line.commit.as_ref().map(|c| c.uid) else { continue };
+            match lives.iter_mut().find(|(known, _)| *known == uid) {
+                Some((_, life)) => life.push(line),
+                None => lives.push((uid, vec![line])),
+            }
+        }
+        let lives = lives.into_iter().map(|(uid, lines)| (uid, Chain::of(lines))).collect();
+        Self { id, lives, commits, lost: remains.lost }
+    }
+}
+
+/// What was done with one instance.
+#[derive(Default)]
+struct Brought {
+    blocked: bool,
+    interrupted: bool,
+    /// Its new files, as long as they are not in their places.
+    renewal: Option<Renewal>,
+}
+
+impl Brought {
+    /// What its new files hold.
+    fn bytes(&self) -> u64 {
+        self.renewal.as_ref().map_or(0, |renewal| renewal.bytes)
+    }
+}
+
+impl From<Prepared> for Brought {
+    fn from(prepared: Prepared) -> Self {
+        match prepared {
+            Prepared::Nothing => Self::default(),
+            Prepared::Blocked => Self { blocked: true, ..Self::default() },
+            Prepared::Renewed(renewal) => {
+                Self { interrupted: renewal.interrupted, renewal: Some(renewal), ..Self::default() }
+            }
+        }
+    }
+}
+
+/// One recovery. `recovery.lock` is held alone, so nobody takes an instance meanwhile: what is free at
+/// one moment of it is free at the next.
+struct Recovery<'a> {
+    root: &'a Root,
+    dead: BTreeSet<Uuid>,
+    dying: Dying,
+}
+
+impl Recovery<'_> {
+    /// Brings instances up to their last commits, durably.
+    fn bring_up(&self, all: &[Remnant]) -> Result<Vec<Brought>> {
+        if all.len() < many() {
+            return self.one_by_one(all);
+        }
+        let mut done = Vec::with_capacity(all.len());
+        while done.len() < all.len() {
+            let rest = &all[done.len()..];
+            match self.together(rest) {
+                Ok(Some(group)) => done.extend(group),
+                failed => {
+                    tracing::debug!(error = ?failed.err(), "instances are recovered one by one");
+                    self.discard(rest);
+                    done.extend(self.one_by_one(rest)?);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Each file is flushed on its own.
+    fn one_by_one(&self, all: &[Remnant]) -> Result<Vec<Brought>> {
+        self.for_each(all, |remnant| {
+            let brought = self.prepare(remnant, Sync::Yes)?;
+            self.publish(remnant, &brought, Sync::Yes)?;
+            self.settle(remnant, &brought)?;
+            Ok(brought)
+        })
+    }
+
+    /// The first of these, as many as their new files let. The whole file system is flushed twice: when
+    /// all new files are written and none has its name, so that nobody sees what a power cut could take
+    /// back; and when all have their names, before the logs go.
+    ///
+    /// `None` when that is not known to be done. A flush that failed does not say whose bytes it
+    /// concerns, and there may be no room for so many new files at once: in whatever way this fails,
+    /// all of it can be done again, file by file, in new files.
+    fn together(&self, all: &[Remnant]) -> Result<Option<Vec<Brought>>> {
+        let mut group: Vec<Brought> = Vec::new();
+        while group.len() < all.len() && group.iter().map(Brought::bytes).sum::<u64>() < GROUP_BYTES {
+            let next = &all[group.len()..all.len().min(group.len() + AT_ONCE)];
+            group.extend(self.for_each(next, |remnant| self.prepare(remnant, Sync::No))?);
+        }
+        if !without(Protection::BatchFlush) && !self.root.top.sync_file_system() {
+            return Ok(None);
+        }
+        let pairs: Vec<(&Remnant, &Brought)> = all.iter().zip(&group).collect();
+        self.for_each(&pairs, |(remnant, brought)| self.publish(remnant, brought, Sync::No))?;
+        if !self.root.top.sync_file_system() {
+            return Ok(None);
+        }
+        self.for_each(&pairs, |(remnant, brought)| self.settle(remnant, brought))?;
+        Ok(Some(group))
+    }
+
+    /// Removes new files that have no names yet. What cannot be removed is written over by the next
+    /// recovery.
+    fn discard(&self, all: &[Remnant]) {
+        for remnant in all {
+            if let Ok(Some(dir)) = self.locked(&remnant.id) {
+                let _ = Renewal::discard(&dir);
+            }
+        }
+    }
+
+    fn for_each<T: std::marker::Sync, R: Send>(
+        &self,
+        all: &[T],
+        one: impl Fn(&T) -> Result<R> + std::marker::Sync,
+    ) -> Result<Vec<R>> {
+        at_once(self.root.instances.path(), all, &one)
+    }
+
+    /// Writes the new files of one instance, which have no names yet.
+    fn prepare(&self, remnant: &Remnant, sync: Sync) -> Result<Brought> {
+        let (root, id) = (self.root, &remnant.id);
+        // A life is over when its log says so, or its directory is in the trash. Of the others there is
+        // one, unless somebody removed a directory by hand: then the newest has the name.
+        let (mut over, mut going_on) = (Vec::new(), Vec::new());
+        for (uid, chain) in &remnant.lives {
+            let ended = chain.is_deleted() || trash::holds(root, id, *uid)?;
+            if ended { over.push(*uid) } else { going_on.push((*uid, chain)) }
+        }
+        for uid in over {
+            bury(root, id, uid, going_on.is_empty(), &self.dying)?;
+        }
+        going_on.sort_by_key(|(_, chain)| std::cmp::Reverse(chain.begun()));
+        let mut how = How { sync, dead: Some(&self.dead), lost: remnant.lost };
+        if let [(uid, chain)] = going_on[..] {
+            return self.prepare_life(id, uid, chain, how);
+        }
+        if going_on.is_empty() {
+            if remnant.lost > 0 {
+                block(root, id, LOST)?;
+                return Ok(Prepared::Blocked.into());
+            }
+            let Some(dir) = claim(root, id, &self.dying)? else { return Ok(Brought::default()) };
+            return chain::interrupt_on_disk(root, id, &dir, how).map(Brought::from);
+        }
+        let mut all = Brought::default();
+        for (uid, chain) in going_on {
+            // The next one must find what this one leaves.
+            how.sync = Sync::Yes;
+            let brought = self.prepare_life(id, uid, chain, how)?;
+            self.publish(remnant, &brought, Sync::Yes)?;
+            self.settle(remnant, &brought)?;
+            all.blocked |= brought.blocked;
+            all.interrupted |= brought.interrupted;
+            how.lost = 0;
+        }
+        Ok(all)
+    }
+
+    fn prepare_life(&self, id: &InstanceId, uid: Uuid, chain: &Chain, how: How<'_>) -> Result<Brought> {
+        // A directory that is missing was removed by somebody: its name was on disk before a commit
+        // at the level `Disk` was acknowledged.
+        let Some(dir) = claim(self.root, id, &self.dying)? else {
+            // Its entry was made when the files were, and may not be on disk.
+            chain.note_alarm(self.root);
+            return Ok(Brought::default());
+        };
+        chain.prepare(self.root, id, uid, &dir, how).map(Brought::from)
+    }
+
+    fn publish(&self, remnant: &Remnant, brought: &Brought, sync: Sync) -> Result<()> {
+        let Some(renewal) = &brought.renewal else { return Ok(()) };
+        self.locked(&remnant.id)?.map_or(Ok(()), |dir| renewal.publish(&dir, sync))
+    }
+
+    fn settle(&self, remnant: &Remnant, brought: &Brought) -> Result<()> {
+        let Some(renewal) = brought.renewal.as_ref().filter(|renewal| !renewal.is_settled()) else { return Ok(()) };
+        self.locked(&remnant.id)?.map_or(Ok(()), |dir| renewal.settle(self.root, &dir))
+    }
+
+    /// The directory that was claimed before; `None` when somebody has removed it since.
+    fn locked(&self, id: &InstanceId) -> Result<Option<Locked<Dir>>> {
+        match lock::lock_instance(self.root, id, None) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// From how many instances on they are brought up together.
+///
+/// Each instance alone takes about four flushes, each of little. All together take two, but of
+/// everything that anybody has not flushed on this file system.
+const MANY: usize = 33;
+
+/// What new files may add up to before they get their names, in bytes; it is looked at behind so many
+/// instances ([`AT_ONCE`]). A large group is fast: what is replaced goes when the names are given, and
+/// ext4 passes over every inode that was freed lately when it makes a file.
+const GROUP_BYTES: u64 = 512 << 20;
+/// How many instances are written for at once.
+const AT_ONCE: usize = 256;
+
+fn many() -> usize {
+    #[cfg(test)]
+    if let Some(many) = TESTED_MANY.get() {
+        return many;
+    }
+    MANY
+}
+
+#[cfg(test)]
+thread_local! {
+    /// What a test has put in the place of [`MANY`].
+    pub(crate) static TESTED_MANY: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(None) };
+}
+
+/// Does the work on several threads when there is much of it: most of it is waiting for the disk. The
+/// results come in order.
+fn at_once<T: std::marker::Sync, R: Send>(
     path: &Path,
-    mut all: Vec<T>,
-    one: &(impl Fn(T) -> Result<R> + std::marker::Sync),
+    all: &[T],
+    one: &(impl Fn(&T) -> Result<R> + std::marker::Sync),
 ) -> Result<Vec<R>> {
     let share = all.len().div_ceil(THREADS).max(INSTANCES_PER_THREAD);
     std::thread::scope(|scope| {
+        let (own, rest) = all.split_at(share.min(all.len()));
         let mut others = Vec::new();
-        while all.len() > share {
-            let part = all.split_off(all.len() - share);
-            let work = move || part.into_iter().map(one).collect::<Result<Vec<R>>>();
+        for part in rest.chunks(share) {
+            let work = move || part.iter().map(one).collect::<Result<Vec<R>>>();
             let thread = std::thread::Builder::new().name("fiefdom-recover".into()).spawn_scoped(scope, work);
             others.push(thread.map_err(|e| Error::io("start a thread to recover", path, e))?);
         }
-        let mut done = all.into_iter().map(one).collect::<Result<Vec<R>>>()?;
-        for other in others.into_iter().rev() {
+        let mut done = own.iter().map(one).collect::<Result<Vec<R>>>()?;
+        for other in others {
             done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
         }
         Ok(done)
     })
-}
-
-/// Reads all segments of a dead writer.
-fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeMap<InstanceId, Remains>) -> Result<()> {
-    let mut contents = Vec::new();
-    for number in lock::segments(dir)? {
-        let name = layout::journal_segment(number);
-        let Some(file) = dir.open_file(&name)? else { continue };
-        // Here, too, files follow only what is on disk in the log: commits at the level `Os` may not be
-        // yet. Should a flush of this file have failed before, this one may be wrong about those that
-        // nobody was promised to be on disk, and about no others.
-        file.sync_data()?;
-        let found = segment::read(&file)?;
-        keep_damage(root, dir, &name, &file, writer, &found)?;
-        contents.push(found);
-    }
-    if contents.iter().any(|found| found.header.is_none()) {
-        // Nobody knows who was at work: all are looked at.
-        for id in root.instances.names()?.iter().filter_map(|name| InstanceId::new(name).ok()) {
-            remains.entry(id).or_default();
-        }
-    }
-    for found in contents {
-        for id in found.ids() {
-            remains.entry(id).or_default();
-        }
-        for (id, lost) in &found.lost {
-            let entry = remains.entry(id.clone()).or_default();
-            entry.lost = entry.lost.saturating_add(*lost);
-        }
-        for line in found.commits {
-            let Some(commit) = &line.commit else { continue };
-            let entry = remains.entry(commit.id.clone()).or_default();
-            entry.lines.push(line);
-        }
-    }
-    Ok(())
-}
-
-/// Copies aside what cannot be read: the tail of a write that was cut short, or, when bytes that were
-/// on disk once are damaged, the whole segment.
-fn keep_damage(root: &Root, dir: &Dir, name: &str, file: &File, writer: Uuid, found: &Contents) -> Result<()> {
-    let owner = format!("writer-{writer}");
-    if let Some(damage) = found.damaged.first() {
-        let bytes = file.read_all(u64::MAX - 1)?;
-        return quarantine::keep(root, &owner, dir, name, &bytes, Some(damage.offset), &damage.reason);
-    }
-    let Some(torn) = &found.torn else { return Ok(()) };
-    let mut tail = segment::read_tail(file, torn.offset)?;
-    // The filler behind it says nothing.
-    tail.truncate(tail.trim_ascii_end().len());
-    quarantine::keep(root, &owner, dir, name, &tail, Some(torn.offset), &torn.reason)
-}
-
-/// Keeps the whole log of a writer: an instance could not be brought up to what is in it.
-fn keep_log(root: &Root, writer: &lock::DeadWriter) -> Result<()> {
-    for number in lock::segments(&writer.dir)? {
-        let name = layout::journal_segment(number);
-        let Some(file) = writer.dir.open_file(&name)? else { continue };
-        let (owner, bytes) = (format!("writer-{}", writer.id), file.read_all(u64::MAX - 1)?);
-        let reason = "an instance in it could not be recovered";
-        quarantine::keep(root, &owner, &writer.dir, &name, &bytes, None, reason)?;
-    }
-    Ok(())
-}
-
-/// Brings one instance up to its last commit.
-fn recover_instance(root: &Root, id: &InstanceId, remains: Remains, dying: &Dying) -> Result<Verdict> {
-    // An instance of that id may have been deleted and made again: each life for itself.
-    let mut lives: Vec<(Uuid, Vec<Line>)> = Vec::new();
-    for line in remains.lines {
-        let Some(uid) = line.commit.as_ref().map(|c| c.uid) else { continue };
-        match lives.iter_mut().find(|(known, _)| *known == uid) {
-            Some((_, life)) => life.push(line),
-            None => lives.push((uid, vec![line])),
-        }
-    }
-    // A life is over when its log says so, or its directory is in the trash. Of the others there is
-    // one, unless somebody removed a directory by hand: then the newest has the name.
-    let mut over = Vec::new();
-    let mut going_on = Vec::new();
-    for (uid, lines) in lives {
-        let chain = Chain::of(lines);
-        let ended = chain.deleted || trash::holds(root, id, uid)?;
-        if ended { over.push(uid) } else { going_on.push((uid, chain)) }
-    }
-    let mut verdict = Verdict::Whole;
-    for uid in over {
-        bury(root, id, uid, going_on.is_empty(), dying)?;
-    }
-    going_on.sort_by_key(|(_, chain)| chain.commits.first().map(|(meta, _)| std::cmp::Reverse(meta.at)));
-    if going_on.is_empty() && remains.lost > 0 {
-        verdict = block(root, id, LOST)?;
-    }
-    let mut lost = remains.lost;
-    for (uid, mut chain) in going_on {
-        chain.lost = std::mem::take(&mut lost);
-        // A directory that is missing was removed by somebody: its name was on disk before a commit
-        // at the level `Disk` was acknowledged.
-        match claim(root, id, dying)? {
-            Some(dir) if chain.apply(root, id, uid, &dir)? == Verdict::Blocked => verdict = Verdict::Blocked,
-            Some(_) => {}
-            // Its entry was made when the files were, and may not be on disk.
-            None => chain.note_alarm(root),
-        }
-    }
-    Ok(verdict)
 }
 
 /// Finishes a deletion. A directory whose record is missing or torn (after a power cut) is that of the
@@ -277,14 +382,6 @@ fn bury(root: &Root, id: &InstanceId, uid: Uuid, alone: bool, dying: &Dying) -> 
         lock::move_to_trash(root, id, &layout::trashed(id, uid))?;
     }
     Ok(())
-}
-
-/// Whether an instance has everything that was committed to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Whole,
-    /// It was taken out of use.
-    Blocked,
 }
 
 /// Whose locks may be about to go: a process that dies lets them go one by one.
@@ -324,202 +421,11 @@ fn claim(root: &Root, id: &InstanceId, dying: &Dying) -> Result<Option<Locked<Di
     Ok(None)
 }
 
-/// The commits of one life of an instance, in order, each once.
-pub(super) struct Chain {
-    commits: Vec<(CommitMeta, Line)>,
-    deleted: bool,
-    /// Commits behind the last of these that were lost to damage.
-    lost: u64,
-    /// Whether not even a file that is whole may stay: a flush of it has failed.
-    anew: bool,
-}
-
-impl Chain {
-    pub(super) fn of(lines: Vec<Line>) -> Self {
-        let mut by_order = BTreeMap::new();
-        for mut line in lines {
-            if let Some(meta) = line.commit.take() {
-                by_order.insert((meta.epoch, meta.revision), (meta, line));
-            }
-        }
-        let commits: Vec<_> = by_order.into_values().collect();
-        let deleted = commits.iter().any(|(meta, _)| meta.deleted);
-        Self { commits, deleted, lost: 0, anew: false }
-    }
-
-    /// Everything goes into new files.
-    pub(super) fn anew(mut self) -> Self {
-        self.anew = true;
-        self
-    }
-
-    /// Brings the files of the instance, whose lock the caller holds, up to these commits, durably.
-    pub(super) fn apply(&self, root: &Root, id: &InstanceId, uid: Uuid, dir: &Dir) -> Result<Verdict> {
-        let bytes = activate::read_bytes(dir, &Options::default())?;
-        let disk = match bytes.as_deref().map(|bytes| activate::parse(dir, id, bytes)) {
-            Some(Err(e @ Error::NewerFormat { .. })) => return Err(e),
-            Some(Ok(record)) => Some(record),
-            // The log wins over the file: after a power cut a renamed file can be empty.
-            Some(Err(_)) | None => None,
-        };
-        match &disk {
-            // Another instance has the name by now, or somebody put one there.
-            Some(record) if record.uid != uid => return Ok(Verdict::Whole),
-            _ => {}
-        }
-        if self.lost > 0 && !self.lost_is_in(disk.as_ref()) {
-            return block(root, id, LOST);
-        }
-        if let Err(reason) = self.check_complete(disk.as_ref()) {
-            return block(root, id, &reason);
-        }
-        let mut record = match self.last_record(disk.as_ref()) {
-            Ok(Some(record)) => record,
-            Ok(None) => return block(root, id, "neither the log nor the directory holds its record"),
-            Err(reason) => return block(root, id, &reason),
-        };
-        let Some((last, _)) = self.commits.last() else { return Ok(Verdict::Whole) };
-        record.revision = last.revision;
-        record.epoch = last.epoch;
-        record.updated_at = last.at;
-        record.last_event_seq = last.last_event_seq;
-        let earlier = disk.as_ref().and_then(RawRecord::alarm_entry);
-        let stale = disk.as_ref().is_none_or(|disk| (disk.epoch, disk.revision) < (last.epoch, last.revision));
-        let record = if stale { record } else { disk.unwrap_or(record) };
-        let lines: Vec<EventLine> = match self.event_lines() {
-            Ok(lines) => lines,
-            Err(reason) => return block(root, id, &reason),
-        };
-        if let Err(error) = reconcile::events(root, id, dir, &lines, record.last_event_seq, self.anew) {
-            return match error {
-                Error::Corrupt { reason, .. } => block(root, id, &reason),
-                other => Err(other),
-            };
-        }
-        if let Some(alarm) = record.alarm_entry()
-            && !without(Protection::AlarmRecovery)
-        {
-            root.alarms.add(&root.internal, &alarm)?;
-        }
-        // In any case into a new file: the old one may be one whose fsync has failed.
-        write_record(dir, &record)?;
-        if let Some(old) = earlier.filter(|old| record.alarm_entry().as_ref() != Some(old)) {
-            AlarmIndex::remove(&root.internal, &old)?;
-        }
-        Ok(Verdict::Whole)
-    }
-
-    /// Sees to it that the entry of the last alarm is flushed, which whoever has the instance made.
-    fn note_alarm(&self, root: &Root) {
-        if let Ok(Some(record)) = self.last_record(None)
-            && let Some(alarm) = record.alarm_entry()
-        {
-            root.alarms.note(&alarm);
-        }
-    }
-
-    /// Whether the files have the commits that the log has lost.
-    fn lost_is_in(&self, disk: Option<&RawRecord>) -> bool {
-        let last = self.commits.last().map_or(u64::MAX, |(meta, _)| meta.revision);
-        disk.is_some_and(|record| record.revision >= last.saturating_add(self.lost))
-    }
-
-    /// Every commit between what is on disk and the last one must be there: revisions have no gaps.
-    fn check_complete(&self, disk: Option<&RawRecord>) -> Result<(), String> {
-        let mut known = disk.map(|record| record.revision);
-        for (meta, line) in &self.commits {
-            let follows = known.is_none_or(|known| meta.revision <= known + 1);
-            let founded = known.is_some() || meta.revision == 0 || line.record.is_some();
-            if !follows || !founded {
-                return Err(format!(
-                    "the log lacks what came before revision {}: a part of it is damaged",
-                    meta.revision
-                ));
-            }
-            known = Some(known.map_or(meta.revision, |known| known.max(meta.revision)));
-        }
-        Ok(())
-    }
-
-    /// The last record that is known: the last that the log has whole, or else the one on disk, with
-    /// the last state that came after it.
-    fn last_record(&self, disk: Option<&RawRecord>) -> Result<Option<RawRecord>, String> {
-        let mut state = None;
-        let whole = self.commits.iter().rev().find_map(|(_, line)| {
-            state = state.take().or(line.state.as_ref());
-            line.record.as_ref()
-        });
-        let parse = |raw: &Box<RawValue>| RawRecord::parse(raw.get().as_bytes()).map_err(|e| e.to_string());
-        let Some(mut record) = whole.map(parse).transpose()?.or_else(|| disk.cloned()) else { return Ok(None) };
-        if let Some(state) = state {
-            record.state = Arc::new(state.clone());
-        }
-        match self.commits.last() {
-            Some((meta, _)) if meta.id != record.id || meta.uid != record.uid => {
-                Err("a commit in the log holds the record of another instance".into())
-            }
-            _ => Ok(Some(record)),
-        }
-    }
-
-    fn event_lines(&self) -> Result<Vec<EventLine>, String> {
-        #[derive(serde::Deserialize)]
-        struct Numbered {
-            seq: u64,
-        }
-        let mut lines: Vec<EventLine> = Vec::new();
-        for raw in self.commits.iter().flat_map(|(_, line)| &line.events) {
-            let Numbered { seq } = serde_json::from_str(raw.get()).map_err(|e| e.to_string())?;
-            if !events::is_seq(seq) {
-                return Err(format!("{seq} is no number of an event"));
-            }
-            // A later epoch that went on from an earlier event replaces what was never acknowledged.
-            lines.truncate(lines.iter().position(|line| line.seq >= seq).unwrap_or(lines.len()));
-            lines.push(EventLine { seq, text: raw.get().into() });
-        }
-        Ok(lines)
-    }
-}
-
-fn write_record(dir: &Dir, record: &RawRecord) -> Result<()> {
-    let bytes = pretty(record)?;
-    atomic::replace(dir, layout::RECORD, &bytes, Sync::Yes)
-}
-
-fn pretty(record: &RawRecord) -> Result<Vec<u8>> {
-    let fail = |e: serde_json::Error| crate::record::json::unserializable("record", &e);
-    // Through a value, so that the state is indented too; but only if that keeps every number.
-    let state: serde_json::Value = serde_json::from_str(record.state.get()).map_err(fail)?;
-    if serde_json::to_string(&state).map_err(fail)? == record.state.get() {
-        return record.clone().with_state(state).pretty().map_err(fail);
-    }
-    record.pretty().map_err(fail)
-}
-
-/// A process died while this instance was at work: it becomes `interrupted`, under a new epoch,
-/// unless somebody else has taken it up since.
-fn interrupt(root: &Root, id: &InstanceId, dead: &BTreeSet<Uuid>, dying: &Dying) -> Result<bool> {
-    let Some(dir) = claim(root, id, dying)? else { return Ok(false) };
-    let Some(bytes) = activate::read_bytes(&dir, &Options::default())? else { return Ok(false) };
-    let Ok(mut record) = activate::parse(&dir, id, &bytes) else { return Ok(false) };
-    if !record.status.is_running() || !dead.contains(&record.writer) || refuse_if_blocked(root, id).is_err() {
-        return Ok(false);
-    }
-    let at = chrono::Utc::now();
-    record.set_status(Status::Interrupted, Some("the process that ran it died".into()), at)?;
-    record.revision += 1;
-    record.epoch += 1;
-    record.updated_at = at;
-    write_record(&dir, &record)?;
-    Ok(true)
-}
-
 /// Takes an instance out of use whose acknowledged commits cannot all be brought back.
-fn block(root: &Root, id: &InstanceId, reason: &str) -> Result<Verdict> {
+pub(super) fn block(root: &Root, id: &InstanceId, reason: &str) -> Result<()> {
     tracing::error!(%id, reason, "an instance cannot be recovered, and is blocked");
     let text = serde_json::json!({ "instance_id": id, "at": chrono::Utc::now(), "reason": reason }).to_string();
-    atomic::replace(&root.quarantine, &layout::blocked(id), text.as_bytes(), Sync::Yes)?;
-    Ok(Verdict::Blocked)
+    atomic::replace(&root.quarantine, &layout::blocked(id), text.as_bytes(), Sync::Yes)
 }
 
 /// Refuses an instance that [`block`] took out of use, until a person removes the file.

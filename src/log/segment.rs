@@ -190,12 +190,17 @@ struct Expected {
     read: BTreeSet<InstanceId>,
 }
 
-/// A line of a segment, or what stands in the place of one or two.
+/// A line of a segment, what stands in the place of one or two, or a stretch of blank ones.
 struct Found {
     offset: u64,
     lines: Vec<Line>,
     damage: Option<Damage>,
+    is_blank: bool,
 }
+
+/// Most threads that read one segment, and the bytes that are worth one.
+const READERS: usize = 4;
+const BYTES_PER_READER: u64 = 4 << 20;
 
 /// Reads a segment. What cannot be read is reported, with the instances that it concerns.
 ///
@@ -204,29 +209,13 @@ struct Found {
 /// when lines can be read behind it, because they build on what is missing. Before that point it is
 /// damage, and what stands behind it is read all the same.
 pub(crate) fn read(file: &File) -> Result<Contents> {
-    let mut found = Vec::new();
-    let mut lines = Lines::new(file, 0);
-    let mut gap = None;
-    while let Some(raw) = lines.next()? {
-        if is_blank(&raw.bytes) {
-            gap.get_or_insert(raw.offset);
-            continue;
-        }
-        if let Some(offset) = gap.take() {
-            let damage = Damage { offset, reason: "a part of it was never written".into(), commit: true };
-            found.push(Found { offset, lines: Vec::new(), damage: Some(damage) });
-        }
-        found.push(decode(&raw));
-    }
-    if !is_blank(&read_tail(file, lines.offset)?) {
-        let damage = Damage { offset: lines.offset, reason: "the last line has no end".into(), commit: false };
-        found.push(Found { offset: lines.offset, lines: Vec::new(), damage: Some(damage) });
-    }
+    let readers = std::thread::available_parallelism().map_or(1, usize::from).min(READERS) as u64;
+    let found = find(file, readers.min(file.len()? / BYTES_PER_READER).max(1))?;
     let marks = found.iter().flat_map(|f| &f.lines).filter_map(|line| line.batch.as_ref());
     let durable = marks.map(|batch| batch.durable).max().unwrap_or(0);
     let mut contents = Contents::default();
     let mut batches: Vec<Expected> = Vec::new();
-    for Found { offset, lines, damage } in found {
+    for Found { offset, lines, damage, .. } in found {
         match damage {
             Some(damage) if offset >= durable || without(Protection::DamageIsNoTail) => {
                 contents.torn = Some(damage);
@@ -243,6 +232,81 @@ pub(crate) fn read(file: &File) -> Result<Contents> {
     Ok(contents)
 }
 
+/// Everything that stands in a segment, in order, read in so many parts at once.
+fn find(file: &File, parts: u64) -> Result<Vec<Found>> {
+    let size = file.len()? / parts;
+    // What was appended meanwhile is read with the last part.
+    let end_of = |part: u64| if part + 1 == parts { u64::MAX } else { size * (part + 1) };
+    let all = std::thread::scope(|scope| {
+        let mut others = Vec::new();
+        for part in 1..parts {
+            let thread = std::thread::Builder::new().name("fiefdom-read".into());
+            let thread = thread.spawn_scoped(scope, move || find_in(file, size * part, end_of(part)));
+            others.push(thread.map_err(|e| Error::io("start a thread to read", file.path(), e))?);
+        }
+        let mut all = vec![find_in(file, 0, end_of(0))?];
+        for other in others {
+            all.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Result::Ok(all)
+    })?;
+    let mut found = Vec::with_capacity(all.iter().map(|part| part.found.len()).sum());
+    let mut unended = None;
+    for part in all {
+        unended = unended.or(part.unended);
+        found.extend(part.found);
+    }
+    mark_gaps(&mut found);
+    if let Some(offset) = unended
+        && !is_blank(&read_tail(file, offset)?)
+    {
+        let damage = Damage { offset, reason: "the last line has no end".into(), commit: false };
+        found.push(Found { offset, lines: Vec::new(), damage: Some(damage), is_blank: false });
+    }
+    Ok(found)
+}
+
+/// What stands in the lines that begin in one part of a segment.
+struct Part {
+    found: Vec<Found>,
+    /// Where the last line of the file begins, which has no end.
+    unended: Option<u64>,
+}
+
+fn find_in(file: &File, begin: u64, end: u64) -> Result<Part> {
+    let mut part = Part { found: Vec::new(), unended: None };
+    let mut lines = Lines::new(file, begin.saturating_sub(1));
+    // A line that begins before this part belongs to the one before.
+    if begin > 0 && lines.next()?.is_none() {
+        return Ok(part);
+    }
+    while lines.offset < end {
+        let Some(raw) = lines.next()? else {
+            part.unended = Some(lines.offset);
+            break;
+        };
+        if !is_blank(&raw.bytes) {
+            part.found.push(decode(&raw));
+        } else if part.found.last().is_none_or(|last| !last.is_blank) {
+            part.found.push(Found { offset: raw.offset, lines: Vec::new(), damage: None, is_blank: true });
+        }
+    }
+    Ok(part)
+}
+
+/// Blank lines with others behind them are damage.
+fn mark_gaps(found: &mut [Found]) {
+    let last = found.iter().rposition(|f| !f.is_blank).unwrap_or(0);
+    let mut after_blank = false;
+    for gap in &mut found[..last] {
+        if gap.is_blank && !after_blank {
+            let reason = "a part of it was never written".into();
+            gap.damage = Some(Damage { offset: gap.offset, reason, commit: true });
+        }
+        after_blank = gap.is_blank;
+    }
+}
+
 fn decode(raw: &RawLine) -> Found {
     let (lines, damage) = match commit::decode(&raw.bytes) {
         Ok(line) => (vec![line], None),
@@ -252,7 +316,7 @@ fn decode(raw: &RawLine) -> Found {
             (lines, Some(Damage { offset: raw.offset, reason, commit }))
         }
     };
-    Found { offset: raw.offset, lines, damage }
+    Found { offset: raw.offset, lines, damage, is_blank: false }
 }
 
 /// Filler, and nothing else.
@@ -318,5 +382,32 @@ impl Contents {
         let running = self.header.iter().flat_map(|h| h.running.iter());
         let committed = self.commits.iter().filter_map(|line| line.commit.as_ref().map(|c| &c.id));
         running.chain(committed).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_reads_the_same_in_however_many_parts() {
+        let mark = commit::encode_batch(&Batch { durable: 7, ids: Vec::new() }).expect("a mark");
+        let text = [&mark[..], &mark, b"   \n \n", &mark, b"not a line\n", b"  \n", &mark, b"      \n"].concat();
+        for end in ["", "  ", "cut short"] {
+            let temp = tempfile::tempdir().expect("a directory");
+            let bytes = [&text, end.as_bytes()].concat();
+            std::fs::write(temp.path().join("f"), &bytes).expect("write");
+            let file = Dir::open(temp.path()).expect("open").open_file("f").expect("open").expect("a file");
+            let in_parts = |parts: u64| -> Vec<(u64, usize, Option<String>)> {
+                let found = find(&file, parts).expect("read").into_iter();
+                let found = found.filter(|f| !f.is_blank || f.damage.is_some());
+                found.map(|f| (f.offset, f.lines.len(), f.damage.map(|d| d.reason))).collect()
+            };
+            let whole = in_parts(1);
+            assert_eq!(whole.len(), if end.starts_with('c') { 8 } else { 7 }, "{whole:?}");
+            for parts in 2..=bytes.len() as u64 {
+                assert_eq!(in_parts(parts), whole, "{parts} parts");
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::process::{Process, STEPS, Step};
+use super::process::{Process, STEPS, Step, TOGETHER};
 use uuid::Uuid;
 
 use super::world::{Allowed, End, Fact, INSTANCES, Moment, World};
@@ -219,6 +219,27 @@ fn an_alarm_set_by_a_process_that_dies_is_in_the_index_after_recovery() {
 fn a_commit_at_level_os_that_is_alone_in_its_log() {
     let steps = [Step::Create(0, Durability::Disk), Step::Die, Step::Append(0, Durability::Os), Step::Die];
     let points = crash_everywhere(&steps, &mut Random::new(8), 50);
+    crate::tests::shown!("{points} crash points");
+}
+
+/// The record of what was at work is nowhere but in its file, and the new one takes its place: its
+/// bytes must be on disk before.
+#[test]
+fn instances_that_are_recovered_together_lose_nothing_in_a_power_cut() {
+    use Durability::{Disk, Os};
+    TOGETHER.set(Some(true));
+    let steps = [
+        Step::Create(0, Disk),
+        Step::Create(1, Disk),
+        Step::Run(0),
+        Step::Append(1, Disk),
+        Step::Seal,
+        Step::Checkpoint,
+        Step::Append(1, Os),
+        Step::Alarm(1, Disk),
+        Step::Die,
+    ];
+    let points = crash_everywhere(&steps, &mut Random::new(11), 100);
     crate::tests::shown!("{points} crash points");
 }
 

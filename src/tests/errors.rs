@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::crash::survey;
-use super::process::{Process, Step};
-use super::world::{End, World};
-use crate::disk::model::{Disk, Fault, Kind, Random, Survives};
+use super::process::{Process, Step, TOGETHER};
+use super::world::{End, Fact, World};
+use crate::disk::model::{Disk, Fault, Image, Kind, Random, Survives};
 use crate::options::Durability::{Disk as OnDisk, Os};
 
 /// Something of everything that a store does.
@@ -133,7 +133,7 @@ fn is_change(kind: Kind, _: &str) -> bool {
 }
 
 fn is_flush(kind: Kind, _: &str) -> bool {
-    matches!(kind, Kind::SyncFile | Kind::SyncDir)
+    matches!(kind, Kind::SyncFile | Kind::SyncDir | Kind::SyncAll)
 }
 
 fn is_log(name: &str) -> bool {
@@ -181,4 +181,89 @@ fn a_failed_flush_of_the_log_poisons() {
     let tally = fail_everywhere(Errno::NOSPC, false, flushes);
     assert!(tally.poisoned > 3, "{tally:?}");
     show("a flush of the log fails once (ENOSPC)", &tally);
+}
+
+/// What a process left that died with one instance at work and another whose events are in the log.
+fn remains() -> (Image, Vec<Fact>) {
+    let disk = Arc::new(Disk::new());
+    let world = World::new(&disk, Vec::new());
+    let mut process = Process::open(&disk, &world).expect("a root on a disk without a fault");
+    for step in [
+        Step::Create(0, OnDisk),
+        Step::Create(1, OnDisk),
+        Step::Append(1, OnDisk),
+        Step::Run(0),
+        Step::Seal,
+        Step::Checkpoint,
+        Step::Burst(OnDisk),
+        Step::Alarm(1, OnDisk),
+        Step::Materialise,
+        Step::Append(1, OnDisk),
+    ] {
+        process.step(step).expect("a disk without a fault");
+    }
+    let image = disk.image();
+    std::mem::forget(process);
+    (image, world.facts())
+}
+
+/// Fails each operation of a recovery in turn, and recovers again. Returns how many failed it.
+fn fail_in_recovery(errno: Errno, for_ever: bool, which: fn(Kind, &str) -> bool) -> u64 {
+    let (image, facts) = remains();
+    let mut random = Random::new(12);
+    let mut refused = 0;
+    for after in 0.. {
+        let story = || format!("{errno:?} at operation {after} of a recovery, for ever: {for_ever}");
+        let disk = Arc::new(image.after_kill());
+        disk.fail(Some(Fault { after, for_ever, errno, which }));
+        let opened = Process::open_without_looking(&disk, &World::new(&disk, facts.clone()));
+        if let Err(error) = &opened {
+            assert!(error.io_kind().is_some(), "{}: {error}", story());
+            refused += 1;
+        }
+        let fired = disk.fired();
+        disk.fail(None);
+        assert_eq!(disk.flushed_again(), None, "{}: a flush was tried again", story());
+        let left = disk.image();
+        std::mem::forget(opened);
+        survey(left.after_kill(), &facts, End::Killed, &story);
+        for survives in [Survives::Nothing, Survives::Everything, Survives::Some] {
+            survey(left.after_power_cut(survives, &mut random), &facts, End::PowerCut, &story);
+        }
+        if fired == 0 {
+            return refused;
+        }
+    }
+    unreachable!("some operation is the last")
+}
+
+#[test]
+fn a_failure_in_a_recovery_is_an_outcome() {
+    for together in [true, false] {
+        TOGETHER.set(Some(together));
+        for for_ever in [false, true] {
+            let changes = fail_in_recovery(Errno::NOSPC, for_ever, is_change);
+            let flushes = fail_in_recovery(Errno::IO, for_ever, is_flush);
+            assert!(changes > 0 && flushes > 0, "{changes} {flushes}");
+        }
+    }
+}
+
+#[test]
+fn instances_are_recovered_one_by_one_where_the_disk_is_not_flushed_as_a_whole() {
+    const OVERLAY: u64 = 0x794C_7630;
+    TOGETHER.set(Some(true));
+    let (image, facts) = remains();
+    for (magic, asked) in [(OVERLAY, false), (0xEF53, true)] {
+        let disk = Arc::new(image.after_kill());
+        disk.pretend(magic);
+        let which = |kind, _: &str| kind == Kind::SyncAll;
+        disk.fail(Some(Fault { after: 0, for_ever: true, errno: Errno::IO, which }));
+        let process = Process::open_without_looking(&disk, &World::new(&disk, facts.clone()));
+        drop(process.expect("a recovery, file by file"));
+        assert_eq!(disk.fired() > 0, asked);
+        disk.fail(None);
+        let cut = disk.image().after_power_cut(Survives::Nothing, &mut Random::new(13));
+        survey(cut, &facts, End::PowerCut, &|| format!("{magic:x}"));
+    }
 }

@@ -1,5 +1,6 @@
 //! A process on a model disk that does one thing after another.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -113,6 +114,12 @@ pub(super) fn options() -> Options {
     }
 }
 
+thread_local! {
+    /// Whether instances are recovered together, as many are. Where a test does not say, those of every
+    /// second disk are.
+    pub(super) static TOGETHER: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
 pub(super) fn id(instance: usize) -> InstanceId {
     InstanceId::new(INSTANCES[instance]).expect("a valid id")
 }
@@ -153,6 +160,7 @@ impl Process {
     /// Opens the root as a store does: recovers, then becomes a writer.
     pub(super) fn open_without_looking(disk: &Disk, world: &World) -> Result<Self> {
         let root = Arc::new(Root::open_or_create(&disk.path().join("root"), false)?);
+        recover::TESTED_MANY.set(TOGETHER.get().unwrap_or(disk.nth().is_multiple_of(2)).then_some(1));
         recover::recover(&root, None)?;
         let stepper = Stepper::start(Arc::clone(&root), options())?;
         let next = world.facts().len() as u64 + 1;

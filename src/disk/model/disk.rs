@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::fault::{Fault, Kind};
-use super::image::{Body, Image, Inode, Node, TOP};
+use super::image::{Body, Image, Inode, Node, TOP, apply};
 use super::open::Open;
 use super::random::Random;
 use crate::disk::handle::Access;
@@ -86,6 +86,11 @@ impl Disk {
     /// Where it is mounted.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The number of its mount.
+    pub(crate) fn nth(&self) -> u64 {
+        self.path.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or_default()
     }
 
     /// From now on keeps an image before each change; [`Disk::images`] takes them.
@@ -262,6 +267,20 @@ impl Inner {
         match self.full_at {
             Some(limit) => limit.saturating_sub(self.image.used()),
             None => usize::MAX,
+        }
+    }
+
+    /// The waiting bytes of a file become durable; of a flush that fails, some.
+    pub(super) fn flush(&mut self, inode: Inode, fails: bool) {
+        let Self { image, random, .. } = self;
+        if let Some(Node { body: Body::File { durable, pending, .. }, .. }) =
+            image.nodes.get_mut(&inode).map(Arc::make_mut)
+        {
+            for change in pending.drain(..) {
+                if !fails || random.chance(50) {
+                    apply(Arc::make_mut(durable), &change);
+                }
+            }
         }
     }
 }

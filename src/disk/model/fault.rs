@@ -15,6 +15,7 @@ pub(crate) enum Kind {
     Unlink,
     SyncFile,
     SyncDir,
+    SyncAll,
     Read,
     List,
 }

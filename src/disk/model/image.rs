@@ -112,6 +112,19 @@ impl Image {
         }
     }
 
+    /// Makes all waiting names durable.
+    pub(super) fn sync_all_names(&mut self) {
+        for naming in std::mem::take(&mut self.namings) {
+            self.make_name_durable(&naming);
+        }
+    }
+
+    /// The files with bytes that wait to be durable.
+    pub(super) fn unflushed(&self) -> Vec<Inode> {
+        let waits = |node: &Arc<Node>| matches!(&node.body, Body::File { pending, .. } if !pending.is_empty());
+        self.nodes.iter().filter(|(_, node)| waits(node)).map(|(inode, _)| *inode).collect()
+    }
+
     /// All files, with their bytes as a process sees them.
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();

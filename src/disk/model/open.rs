@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::disk::Shared;
 use super::fault::Kind;
-use super::image::{Body, Change, Inode, Naming, Node, apply};
+use super::image::{Body, Change, Inode, Naming};
 use crate::disk::handle::{Access, Locking, Status};
 
 /// An open file or directory of a model disk.
@@ -152,21 +152,32 @@ impl Open {
         if failed_before {
             inner.flushed_again = Some(self.name.clone());
         }
-        let mut random = inner.random.clone();
-        if let Some(Node { body: Body::File { durable, pending, .. }, .. }) =
-            inner.image.nodes.get_mut(&self.inode).map(Arc::make_mut)
-        {
-            for change in pending.drain(..) {
-                if failed.is_none() || random.chance(50) {
-                    apply(Arc::make_mut(durable), &change);
-                }
-            }
-        }
-        inner.random = random;
+        inner.flush(self.inode, failed.is_some());
         match failed {
             Some(errno) => Err(io::Error::from_raw_os_error(errno.unwrap_or(5))),
             None => Ok(()),
         }
+    }
+
+    /// Everything that is waiting becomes durable. A failure does to each file what a failed flush of it
+    /// does, and leaves the names waiting.
+    pub(in crate::disk) fn sync_file_system(&self) -> io::Result<()> {
+        let begun = self.shared.begin(Kind::SyncAll, &self.name);
+        let (mut inner, failed) = match begun {
+            Ok(inner) => (inner, None),
+            Err(e) => (self.shared.lock(), Some(e)),
+        };
+        for inode in inner.image.unflushed() {
+            if failed.is_some() {
+                inner.unflushed.insert(inode);
+            }
+            inner.flush(inode, failed.is_some());
+        }
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        inner.image.sync_all_names();
+        Ok(())
     }
 
     pub(in crate::disk) fn lock(&self, locking: Locking) -> io::Result<bool> {
