@@ -26,6 +26,7 @@ use crate::disk::fs::{Dir, File, Lock, Locked};
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine, staging};
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::mutants::{Protection, without};
 use crate::options::Options;
 use crate::record::{Document as _, EventLine, InstanceId, RawRecord, Status};
@@ -51,6 +52,14 @@ struct Remains {
     lines: Vec<Line>,
     /// Its last commits that were lost to damage.
     lost: u64,
+}
+
+impl Remains {
+    /// What happens to the instance, under what happens to all; it may be on another thread.
+    fn span(&self, of: &tracing::Span, id: &InstanceId) -> tracing::Span {
+        let epoch = self.lines.iter().filter_map(|line| line.commit.as_ref()).map(|commit| commit.epoch).max();
+        tracing::debug_span!(parent: of, "recover_instance", %id, epoch)
+    }
 }
 
 /// Recovers every dead writer. `own` is the writer that asks, if it is one. Blocks.
@@ -85,6 +94,7 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     if dead.is_empty() {
         return Ok(done);
     }
+    let span = tracing::info_span!("recover", writers = dead.len()).entered();
     let mut remains: BTreeMap<InstanceId, Remains> = BTreeMap::new();
     for writer in &dead {
         collect(root, &writer.dir, writer.id, &mut remains)?;
@@ -93,10 +103,12 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     let dying = Dying { pids: dead.iter().filter_map(|w| w.pid).collect(), living: lock::living_pids(root, &dead)? };
     let one = |(id, remains): (InstanceId, Remains)| -> Result<One> {
         let commits = remains.lines.len();
+        let _span = remains.span(&span, &id).entered();
         let blocked = recover_instance(root, &id, remains, &dying)? == Verdict::Blocked;
         let interrupted = interrupt(root, &id, &writers, &dying)?.then_some(id);
         Ok(One { commits, blocked, interrupted })
     };
+    let instances = remains.len();
     let mut blocked = false;
     for recovered in at_once(root.instances.path(), remains.into_iter().collect(), &one)? {
         done.commits += recovered.commits;
@@ -114,8 +126,13 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
         writer.remove(root)?;
     }
     trash::empty(root, own);
+    metrics::RECOVERIES.add(1);
+    metrics::RECOVERED_INSTANCES.add(instances);
+    metrics::RECOVERED_COMMITS.add(done.commits);
+    metrics::INTERRUPTED.add(done.interrupted.len());
     tracing::info!(
         writers = done.writers,
+        instances,
         commits = done.commits,
         interrupted = done.interrupted.len(),
         "recovered what dead writers left"
@@ -507,6 +524,7 @@ fn interrupt(root: &Root, id: &InstanceId, dead: &BTreeSet<Uuid>, dying: &Dying)
 
 /// Takes an instance out of use whose acknowledged commits cannot all be brought back.
 fn block(root: &Root, id: &InstanceId, reason: &str) -> Result<Verdict> {
+    metrics::BLOCKED.add(1);
     tracing::error!(%id, reason, "an instance cannot be recovered, and is blocked");
     let text = serde_json::json!({ "instance_id": id, "at": chrono::Utc::now(), "reason": reason }).to_string();
     atomic::replace(&root.quarantine, &layout::blocked(id), text.as_bytes(), Sync::Yes)?;
