@@ -18,9 +18,14 @@ mod damage;
 mod errors;
 mod full;
 mod mutants;
+#[path = "../../tests/common/listener.rs"]
+mod listener;
 mod network;
+mod observed;
 mod process;
 mod random;
 mod state_file;
+#[path = "../../tests/common/tally.rs"]
+pub(crate) mod tally;
 mod two_processes;
 mod world;
