@@ -153,9 +153,9 @@ impl Engine {
     /// Opens an existing instance.
     fn opener<I: Instance>(&self, id: InstanceId) -> Opener {
         let ground = Arc::clone(&self.ground);
-        // The epoch is known when the record is read.
-        let span = tracing::info_span!("activate", %id, epoch = Empty);
         Box::new(move |registry: ActorCell| {
+            // The epoch is known when the record is read.
+            let span = tracing::info_span!("activate", %id, epoch = Empty);
             async move {
                 let (activated, record) = blocking::run({
                     let ground = Arc::clone(&ground);
@@ -185,8 +185,8 @@ impl Engine {
         first: impl FnOnce(&mut Transaction<I::State>) -> Result<()> + Send + 'static,
     ) -> Opener {
         let ground = Arc::clone(&self.ground);
-        let span = tracing::info_span!("create", id = %record.id, epoch = 1);
         Box::new(move |registry: ActorCell| {
+            let span = tracing::info_span!("create", id = %record.id, epoch = 1);
             async move {
                 let activated = blocking::run({
                     let (ground, id, uid, at) = (Arc::clone(&ground), record.id.clone(), record.uid, record.created_at);
