@@ -144,7 +144,11 @@ const DESCRIPTIONS: [(&str, Unit, &str); 23] = [
     ("fiefdom_live_instances", Unit::Count, "instances that have an actor and hold their lock"),
     ("fiefdom_activations_total", Unit::Count, "instances that were brought to life"),
     ("fiefdom_passivations_total", Unit::Count, "instances that were let go"),
-    ("fiefdom_crashes_total", Unit::Count, "panics in the closure of a commit, and ends of an actor that nobody asked for"),
+    (
+        "fiefdom_crashes_total",
+        Unit::Count,
+        "panics in the closure of a commit, and ends of an actor that nobody asked for",
+    ),
     ("fiefdom_overloaded_total", Unit::Count, "operations that were refused at a limit"),
     ("fiefdom_recoveries_total", Unit::Count, "recoveries that found a dead writer"),
     ("fiefdom_recovered_instances_total", Unit::Count, "instances that a recovery looked at"),

@@ -354,12 +354,7 @@ impl Registry {
     }
 
     /// Begins the release of an instance whose admission is closed.
-    fn close(
-        myself: &ActorRef<RegistryMsg>,
-        state: &mut State,
-        id: &InstanceId,
-        leaves: Leaves,
-    ) {
+    fn close(myself: &ActorRef<RegistryMsg>, state: &mut State, id: &InstanceId, leaves: Leaves) {
         let Some(Slot::Live(occupant)) = state.slots.remove(id) else { return };
         state.actors.remove(&occupant.cell().get_id());
         leaves.tell(occupant.lane());

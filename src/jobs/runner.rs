@@ -528,8 +528,9 @@ impl<J: Job> Work<J> {
             status: status.clone(),
         };
         let (kind, for_task) = (Arc::clone(self.store.kind()), session.clone());
-        let mut task =
-            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { kind.run(for_task, attempt).await }.in_current_span()));
+        let mut task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(
+            async move { kind.run(for_task, attempt).await }.in_current_span(),
+        ));
         let timeout = async {
             match self.timeout {
                 Some(timeout) => time_at_work(timeout, status).await,

@@ -94,7 +94,7 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     if dead.is_empty() {
         return Ok(done);
     }
-    let span = tracing::info_span!("recover", writers = dead.len()).entered();
+    let span = tracing::info_span!("recover").entered();
     let mut remains: BTreeMap<InstanceId, Remains> = BTreeMap::new();
     for writer in &dead {
         collect(root, &writer.dir, writer.id, &mut remains)?;

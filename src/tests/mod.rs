@@ -17,9 +17,9 @@ mod crash;
 mod damage;
 mod errors;
 mod full;
-mod mutants;
 #[path = "../../tests/common/listener.rs"]
 mod listener;
+mod mutants;
 mod network;
 mod observed;
 mod process;

@@ -27,15 +27,16 @@ fn update_with(which: fn(Kind, &str) -> bool) {
     let mut process = Process::open(&disk, &world).expect("a root");
     process.step(Step::Create(0, OnDisk)).expect("a step");
     disk.fail(Some(Fault { after: 0, for_ever: true, errno: Errno::IO, which }));
-    process.step(Step::Update(0, OnDisk)).expect_err("the disk fails");
+    // What becomes of it is the matter of other tests.
+    let _ = process.step(Step::Update(0, OnDisk));
+    assert!(disk.fired() > 0, "the fault has struck");
     disk.fail(None);
     std::mem::forget(process);
 }
 
 #[test]
 fn a_failed_flush_of_the_log_is_counted_as_unknown_and_as_one_poisoning_and_told_as_an_error() {
-    let (tally, listener) =
-        observed(|| update_with(|kind, name| kind == Kind::SyncFile && name.contains("journal-")));
+    let (tally, listener) = observed(|| update_with(|kind, name| kind == Kind::SyncFile && name.contains("journal-")));
     assert_eq!(tally.of("fiefdom_failed_commits_total outcome=unknown"), (1.0, 1));
     assert_eq!(tally.of("fiefdom_failed_commits_total outcome=not_applied"), (0.0, 0));
     assert_eq!(tally.of("fiefdom_poisoned_total"), (1.0, 1));

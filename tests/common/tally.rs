@@ -28,7 +28,8 @@ impl Series {
 impl Tally {
     fn series(&self, key: &Key) -> Arc<Series> {
         let labels: Vec<String> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
-        let name = if labels.is_empty() { key.name().to_owned() } else { format!("{} {}", key.name(), labels.join(" ")) };
+        let name =
+            if labels.is_empty() { key.name().to_owned() } else { format!("{} {}", key.name(), labels.join(" ")) };
         Arc::clone(self.series.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default())
     }
 
