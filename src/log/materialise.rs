@@ -76,7 +76,7 @@ fn write_down(shared: &Shared, lane: &Arc<Lane>) -> Result<()> {
     let _span = tracing::debug_span!("materialise", id = %lane.id, epoch = lane.epoch).entered();
     match lane.materialise() {
         Err(Error::Gone { .. }) => {
-            tracing::warn!(id = %lane.id, epoch = lane.epoch, "the directory of a live instance was removed")
+            tracing::warn!(id = %lane.id, epoch = lane.epoch, "the directory of a live instance was removed");
         }
         // Poisoned: commits at the level `Os`, of which nobody knows whether the log can bring them back.
         Ok(()) | Err(Error::Poisoned { .. }) => {}

@@ -17,6 +17,7 @@ mod crash;
 mod damage;
 mod errors;
 mod full;
+#[allow(dead_code, reason = "tests/tracing.rs uses the rest")]
 #[path = "../../tests/common/listener.rs"]
 mod listener;
 mod mutants;
@@ -25,6 +26,7 @@ mod observed;
 mod process;
 mod random;
 mod state_file;
+#[allow(dead_code, reason = "tests/metrics.rs uses the rest")]
 #[path = "../../tests/common/tally.rs"]
 pub(crate) mod tally;
 mod two_processes;

@@ -80,7 +80,7 @@ impl Recorder for Tally {
     }
 }
 
-#[allow(clippy::cast_precision_loss)]
+#[allow(clippy::cast_precision_loss, reason = "tests count to a hundred")]
 impl CounterFn for Series {
     fn increment(&self, by: u64) {
         self.add(by as f64);
