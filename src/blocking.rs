@@ -9,7 +9,9 @@ use crate::error::{Error, Result};
 /// When `work` panics, with its panic.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    // What it tells belongs to whoever asked for it.
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

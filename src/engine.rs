@@ -8,6 +8,8 @@ use std::sync::atomic::AtomicUsize;
 use futures::FutureExt as _;
 use ractor::{Actor, ActorCell, ActorRef};
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::actors::instance::{Core, Live, submit_and_wait};
 use crate::actors::registry::{Admitted, Occupant, Opener, Registry, RegistryMsg};
@@ -22,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::kind::Instance;
 use crate::log::activate::{self, Activated};
 use crate::log::{Log, recover, trash};
+use crate::metrics;
 use crate::options::{Durability, Options};
 use crate::record::{InstanceId, RawRecord, Record, migrate};
 use crate::root::DataRoot;
@@ -46,6 +49,7 @@ impl Engine {
     /// Opens the root, recovers what dead writers left, and starts the threads and the registry.
     pub(crate) async fn open(root: DataRoot, mut options: Options) -> Result<Arc<Self>> {
         options.live_instances = options.live_instances.min(half_of_open_files()).max(1);
+        metrics::describe();
         let (ground, socket) = blocking::run(move || {
             let root = Arc::new(Root::open_or_create(root.path(), options.allow_network_file_system)?);
             recover::recover(&root, None)?;
@@ -150,6 +154,8 @@ impl Engine {
     fn opener<I: Instance>(&self, id: InstanceId) -> Opener {
         let ground = Arc::clone(&self.ground);
         Box::new(move |registry: ActorCell| {
+            // The epoch is known when the record is read.
+            let span = tracing::info_span!("activate", %id, epoch = Empty);
             async move {
                 let (activated, record) = blocking::run({
                     let ground = Arc::clone(&ground);
@@ -166,6 +172,7 @@ impl Engine {
                 let live: Arc<dyn Occupant> = Live::<I>::spawn(core, Arc::clone(&ground.log), registry).await?;
                 Ok(live)
             }
+            .instrument(span)
             .boxed()
         })
     }
@@ -179,6 +186,7 @@ impl Engine {
     ) -> Opener {
         let ground = Arc::clone(&self.ground);
         Box::new(move |registry: ActorCell| {
+            let span = tracing::info_span!("create", id = %record.id, epoch = 1);
             async move {
                 let activated = blocking::run({
                     let (ground, id, uid, at) = (Arc::clone(&ground), record.id.clone(), record.uid, record.created_at);
@@ -210,6 +218,7 @@ impl Engine {
                 let live: Arc<dyn Occupant> = Live::<I>::spawn(core, Arc::clone(&ground.log), registry).await?;
                 Ok(live)
             }
+            .instrument(span)
             .boxed()
         })
     }

@@ -33,6 +33,7 @@ pub mod jobs;
 mod kind;
 mod listing;
 mod log;
+mod metrics;
 mod migration;
 mod mutants;
 mod options;

@@ -66,6 +66,10 @@ pub struct Options {
     pub changes_kept: usize,
     /// Crashes of one instance's actor within a minute after which it is left alone. Default: 5.
     pub crashes_per_minute: usize,
+    /// How long a commit may take, from the moment it is handed to the commit log until it is
+    /// durable, before a warning says so (an event of `tracing`, at most one in 10 s, with the number
+    /// of those that were held back). `None` turns that off. Default: 1 s.
+    pub slow_commit: Option<Duration>,
     /// Use the root even when it is on a network file system, where no promise of durability or of
     /// a single writer holds. Default: no.
     pub allow_network_file_system: bool,
@@ -91,6 +95,7 @@ impl Default for Options {
             log_segments: 4,
             changes_kept: 1_024,
             crashes_per_minute: 5,
+            slow_commit: Some(Duration::from_secs(1)),
             allow_network_file_system: false,
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::metrics;
 
 /// No more operations are let in.
 const CLOSED: u64 = 1 << 63;
@@ -56,7 +57,10 @@ impl Admission {
                 Ok(Some(Permit { admission: Arc::clone(self), _queued: queued }))
             }
             Err(state) if state & CLOSED != 0 => Ok(None),
-            Err(_) => Err(Error::Overloaded { what: "operations waiting in one instance", limit: self.limit }),
+            Err(_) => {
+                metrics::OVERLOADED_INSTANCE.add(1);
+                Err(Error::Overloaded { what: "operations waiting in one instance", limit: self.limit })
+            }
         }
     }
 
@@ -148,6 +152,7 @@ impl Queued {
     pub(crate) fn enter(count: &Arc<AtomicUsize>, limit: usize) -> Result<Self> {
         if count.fetch_add(1, Ordering::AcqRel) >= limit {
             count.fetch_sub(1, Ordering::AcqRel);
+            metrics::OVERLOADED_STORE.add(1);
             return Err(Error::Overloaded { what: "operations waiting in the store", limit: limit as u64 });
         }
         Ok(Self { count: Arc::clone(count) })

@@ -35,6 +35,7 @@ use crate::log::changes::ChangeFeed;
 use crate::log::commit::{Caller, Commit};
 use crate::log::lane::Lane;
 use crate::log::{Log, commit};
+use crate::metrics;
 use crate::options::Durability;
 use crate::record::{Record, Status};
 
@@ -239,6 +240,8 @@ impl<I: Instance> InstanceActor<I> {
     ) {
         self.follow_generation(state);
         let id = &self.core.lane.id;
+        // What the closure tells is known to be of this instance.
+        let _span = tracing::debug_span!("commit", %id, epoch = self.core.stamp.epoch).entered();
         if self.core.lane.is_gone() {
             let _ = reply.send(Err(Error::Gone { id: id.clone(), path: self.core.lane.dir.path().to_owned() }));
             return;
@@ -251,8 +254,12 @@ impl<I: Instance> InstanceActor<I> {
             let durability = transaction.durability.or(durability).unwrap_or(self.core.durability);
             Ok((value, durability, transaction.seal(self.core.stamp)?))
         }));
-        let sealed =
-            sealed.unwrap_or_else(|panic| Err(Error::Panicked { id: id.clone(), message: panic_message(&*panic) }));
+        let sealed = sealed.unwrap_or_else(|panic| {
+            metrics::CRASHES_CLOSURE.add(1);
+            let message = panic_message(&*panic);
+            tracing::warn!(%id, epoch = self.core.stamp.epoch, message, "the closure of a commit panicked");
+            Err(Error::Panicked { id: id.clone(), message })
+        });
         let (value, durability, sealed) = match sealed {
             Ok(sealed) => sealed,
             Err(error) => {

@@ -21,12 +21,14 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::admission::{Admission, Permit, Queued};
 use super::crashes::{Crashes, WINDOW};
 use crate::control::{Operation, WireDone};
 use crate::error::{Error, Result};
 use crate::log::lane::Lane;
+use crate::metrics;
 use crate::options::Options;
 use crate::record::InstanceId;
 
@@ -113,6 +115,33 @@ enum Want {
     Delete(RpcReplyPort<Result<Option<String>>>),
 }
 
+/// Why an instance is let go.
+enum Leaves {
+    Idle,
+    /// It made room for another.
+    Evicted,
+    /// Whoever worked on it is done.
+    Released,
+    ShutDown,
+    Crashed,
+    Deleted(RpcReplyPort<Result<Option<String>>>),
+}
+
+impl Leaves {
+    fn tell(&self, lane: &Lane) {
+        let (counter, reason) = match self {
+            Self::Idle => (&metrics::PASSIVATED_IDLE, "idle"),
+            Self::Evicted => (&metrics::PASSIVATED_LIMIT, "limit"),
+            Self::Released => (&metrics::PASSIVATED_REQUEST, "request"),
+            Self::ShutDown => (&metrics::PASSIVATED_SHUTDOWN, "shutdown"),
+            // Told where they happen, and no passivations.
+            Self::Crashed | Self::Deleted(_) => return,
+        };
+        counter.add(1);
+        tracing::debug!(id = %lane.id, epoch = lane.epoch, reason, "an instance is let go");
+    }
+}
+
 enum Slot {
     /// Wanted, and waiting for a place.
     Waiting(VecDeque<Waiter>),
@@ -148,6 +177,9 @@ pub(crate) struct State {
     opening: usize,
     /// Slots that are not `Waiting`.
     occupied: usize,
+    /// Of them, those that have been brought to life.
+    living: usize,
+    told: metrics::Part,
     crashes: Crashes,
     retry_due: bool,
     shutdown: Option<RpcReplyPort<Result<()>>>,
@@ -212,7 +244,7 @@ impl Registry {
             }
             Want::Delete(reply) => {
                 occupant.admission().close();
-                Self::close(myself, state, id, Some(reply));
+                Self::close(myself, state, id, Leaves::Deleted(reply));
             }
         }
     }
@@ -273,6 +305,9 @@ impl Registry {
         state.opening -= 1;
         match outcome {
             Ok(occupant) => {
+                (if create { &metrics::CREATED } else { &metrics::OPENED }).add(1);
+                tracing::debug!(%id, epoch = occupant.lane().epoch, "an instance is live");
+                state.living += 1;
                 state.actors.insert(occupant.cell().get_id(), id.clone());
                 state.slots.insert(id.clone(), Slot::Live(Arc::clone(&occupant)));
                 Self::serve(myself, state, id, &occupant, first, false);
@@ -281,7 +316,7 @@ impl Registry {
                 }
                 if state.closed {
                     occupant.admission().close();
-                    Self::close(myself, state, id, None);
+                    Self::close(myself, state, id, Leaves::ShutDown);
                 }
             }
             Err(error) => {
@@ -307,7 +342,7 @@ impl Registry {
                 let Some(Slot::Live(occupant)) = state.slots.get(&id) else { continue };
                 // Used since it was chosen: it has earned its place.
                 if occupant.admission().last_used() <= last_used && occupant.admission().close_if_idle() {
-                    Self::close(myself, state, &id, None);
+                    Self::close(myself, state, &id, Leaves::Evicted);
                     return true;
                 }
             }
@@ -319,14 +354,11 @@ impl Registry {
     }
 
     /// Begins the release of an instance whose admission is closed.
-    fn close(
-        myself: &ActorRef<RegistryMsg>,
-        state: &mut State,
-        id: &InstanceId,
-        deletion: Option<RpcReplyPort<Result<Option<String>>>>,
-    ) {
+    fn close(myself: &ActorRef<RegistryMsg>, state: &mut State, id: &InstanceId, leaves: Leaves) {
         let Some(Slot::Live(occupant)) = state.slots.remove(id) else { return };
         state.actors.remove(&occupant.cell().get_id());
+        leaves.tell(occupant.lane());
+        let deletion = if let Leaves::Deleted(reply) = leaves { Some(reply) } else { None };
         let delete = deletion.is_some();
         state
             .slots
@@ -335,7 +367,8 @@ impl Registry {
         tokio::spawn(async move {
             occupant.admission().drained().await;
             let message = if delete {
-                RegistryMsg::Deleted { id, outcome: occupant.delete().await }
+                let span = tracing::info_span!("delete", %id, epoch = occupant.lane().epoch);
+                RegistryMsg::Deleted { id, outcome: occupant.delete().instrument(span).await }
             } else {
                 release(id, &occupant).await
             };
@@ -347,7 +380,7 @@ impl Registry {
         let Some(Slot::Closing { occupant, waiters, .. }) = state.slots.get_mut(&id) else { return };
         if let Err(error) = outcome {
             // The lock is kept: whoever came next would read files that lack commits.
-            tracing::warn!(%id, %error, "an instance cannot be let go yet, because its files cannot be written");
+            tracing::warn!(%id, epoch = occupant.lane().epoch, %error, "an instance cannot be let go yet, because its files cannot be written");
             for waiter in waiters.drain(..) {
                 waiter.want.refuse(error.clone());
             }
@@ -364,6 +397,7 @@ impl Registry {
         let Some(Slot::Closing { occupant, waiters, .. }) = state.slots.remove(&id) else { return };
         occupant.cell().stop(None);
         state.occupied -= 1;
+        state.living -= 1;
         for waiter in waiters {
             self.want(myself, state, id.clone(), waiter);
         }
@@ -395,11 +429,16 @@ impl Registry {
     /// The actor of an instance ended without being asked to.
     fn crashed(myself: &ActorRef<RegistryMsg>, state: &mut State, actor: &ActorCell, reason: &str) {
         let Some(id) = state.actors.get(&actor.get_id()).cloned() else { return };
-        tracing::error!(%id, reason, "the actor of an instance crashed");
+        let epoch = match state.slots.get(&id) {
+            Some(Slot::Live(occupant)) => Some(occupant.lane().epoch),
+            _ => None,
+        };
+        metrics::CRASHES_ACTOR.add(1);
+        tracing::error!(%id, epoch, reason, "the actor of an instance crashed");
         state.crashes.note(&id);
         if let Some(Slot::Live(occupant)) = state.slots.get(&id) {
             occupant.admission().close();
-            Self::close(myself, state, &id, None);
+            Self::close(myself, state, &id, Leaves::Crashed);
         }
     }
 
@@ -411,13 +450,14 @@ impl Registry {
             .map(|(id, _)| id.clone())
             .collect();
         for id in idle {
-            Self::close(myself, state, &id, None);
+            Self::close(myself, state, &id, Leaves::Idle);
         }
         let (patience, limit) = (self.options.activation_wait, self.options.live_instances as u64);
         for slot in state.slots.values_mut() {
             let Slot::Waiting(waiters) = slot else { continue };
             while waiters.front().is_some_and(|w| w.since.elapsed() >= patience) {
                 if let Some(waiter) = waiters.pop_front() {
+                    metrics::OVERLOADED_LIVE.add(1);
                     waiter
                         .want
                         .refuse(Error::Overloaded { what: "live instances, all of them busy or kept awake", limit });
@@ -452,7 +492,7 @@ impl Registry {
             })
             .collect();
         for id in live {
-            Self::close(myself, state, &id, None);
+            Self::close(myself, state, &id, Leaves::ShutDown);
         }
     }
 }
@@ -460,7 +500,9 @@ impl Registry {
 /// Brings the files up to date and lets the lock go.
 async fn release(id: InstanceId, occupant: &Arc<dyn Occupant>) -> RegistryMsg {
     let lane = Arc::clone(occupant.lane());
-    RegistryMsg::Released { id, outcome: crate::blocking::run(move || lane.release()).await }
+    let span = tracing::info_span!("passivate", %id, epoch = lane.epoch);
+    let outcome = crate::blocking::run(move || lane.release()).instrument(span).await;
+    RegistryMsg::Released { id, outcome }
 }
 
 impl State {
@@ -499,6 +541,8 @@ impl Actor for Registry {
             victims: VecDeque::new(),
             opening: 0,
             occupied: 0,
+            living: 0,
+            told: metrics::Part::default(),
             crashes: Crashes::default(),
             retry_due: false,
             shutdown: None,
@@ -525,7 +569,7 @@ impl Actor for Registry {
                 if let Some(Slot::Live(occupant)) = state.slots.get(&id)
                     && occupant.admission().close_if_idle()
                 {
-                    Self::close(&myself, state, &id, None);
+                    Self::close(&myself, state, &id, Leaves::Released);
                 }
             }
             RegistryMsg::Find { id, reply } => {
@@ -546,6 +590,7 @@ impl Actor for Registry {
             RegistryMsg::Retry => state.retry_due = false,
         }
         self.fill(&myself, state);
+        state.told.set(&metrics::LIVE_INSTANCES, state.living);
         if state.slots.is_empty()
             && let Some(reply) = state.shutdown.take()
         {

@@ -6,6 +6,7 @@ use super::atomic::{self, Sync};
 use super::fs::Dir;
 use super::root::Root;
 use crate::error::{Error, Result};
+use crate::metrics;
 
 /// What stands beside kept bytes.
 #[derive(Serialize)]
@@ -36,6 +37,7 @@ pub(crate) fn keep(
     let text = serde_json::to_vec_pretty(&note).map_err(|e| crate::record::json::unserializable("reason", &e))?;
     atomic::replace(&root.quarantine, &format!("{kept}.reason.json"), &text, Sync::Yes)?;
     atomic::replace(&root.quarantine, &kept, bytes, Sync::Yes)?;
+    metrics::QUARANTINED.add(1);
     tracing::warn!(file = %dir.path_of(name).display(), kept, reason, "damaged bytes were copied to the quarantine");
     Ok(())
 }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::batch::{Batch, BatchItem, Claim, JobDone, Listed, MAX_OPEN};
 use super::job::{AtEnd, Attempt, EndChange, Job, became};
@@ -477,7 +478,10 @@ impl<J: Job> Work<J> {
             };
             let checkpoint = session.last_checkpoint().await?;
             let at_end = AtEnd::default();
-            let ended = self.attempt(&session, attempt, &input, checkpoint, &status, &at_end).await;
+            let epoch = session.record().await?.epoch;
+            let span = tracing::info_span!("job", id = %item.id, epoch, attempt);
+            let attempted = self.attempt(&session, attempt, &input, checkpoint, &status, &at_end);
+            let ended = attempted.instrument(span).await;
             let again = matches!(ended, Ended::Failed(_)) && self.retry.retries_after(made);
             let delay = self.retry.delay(made, retry::random());
             conclude(&session, attempt, &ended, again.then_some(delay), at_end.take()).await?;
@@ -524,8 +528,9 @@ impl<J: Job> Work<J> {
             status: status.clone(),
         };
         let (kind, for_task) = (Arc::clone(self.store.kind()), session.clone());
-        let mut task =
-            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { kind.run(for_task, attempt).await }));
+        let mut task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(
+            async move { kind.run(for_task, attempt).await }.in_current_span(),
+        ));
         let timeout = async {
             match self.timeout {
                 Some(timeout) => time_at_work(timeout, status).await,

@@ -51,7 +51,8 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
     }
     // Lines that were added by hand while the instance was at rest count.
     record.last_event_seq = files.last_seq();
-    let lane = Lane::new(Arc::clone(root), log, id, record.uid, dir, files, options.record_bytes);
+    tracing::Span::current().record("epoch", record.epoch + 1);
+    let lane = Lane::new(Arc::clone(root), log, id, record.uid, record.epoch + 1, dir, files);
     lane.found_alarm(record.alarm_entry())?;
     Ok(Activated { lane, record: Some(record) })
 }
@@ -76,7 +77,7 @@ pub(crate) fn create(
     }
     // A directory without a record is a creation that was cut short: it is free to be taken.
     let files = EventWriter::empty(options.event_segment_bytes);
-    let lane = Lane::new(Arc::clone(root), log, id, uid, dir, files, options.record_bytes);
+    let lane = Lane::new(Arc::clone(root), log, id, uid, 1, dir, files);
     Ok(Activated { lane, record: None })
 }
 

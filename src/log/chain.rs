@@ -83,6 +83,11 @@ impl Chain {
         self.commits.first().map(|(meta, _)| meta.at)
     }
 
+    /// The activation that made the last of the commits.
+    pub(super) fn epoch(&self) -> Option<u64> {
+        self.commits.last().map(|(meta, _)| meta.epoch)
+    }
+
     /// Everything goes into new files.
     pub(super) fn anew(mut self) -> Self {
         self.anew = true;

@@ -6,13 +6,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::commit::{self, Caller, Commit, Header, JOURNAL_FORMAT};
 use super::reply::{Replies, tell};
 use super::segment::{Failure, Segment};
 use super::service::Shared;
+use super::slow::{Pace, SlowCommits};
 use crate::disk::lock::Writer;
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::mutants::{Protection, without};
 use crate::options::Durability;
 use crate::record::InstanceId;
@@ -30,18 +33,20 @@ pub(super) struct Journal {
     /// that recovery knows whom the death of this process interrupted.
     running: HashSet<InstanceId>,
     pub(super) replies: Replies,
+    slow: SlowCommits,
 }
 
 impl Journal {
     pub(super) fn new(shared: Arc<Shared>, writer: Arc<Writer>) -> Self {
-        Self { shared, writer, segment: None, next_number: 1, running: HashSet::new(), replies: Replies::at_once(tell) }
+        let (slow, replies) = (SlowCommits::new(shared.options.slow_commit), Replies::at_once(tell));
+        Self { shared, writer, segment: None, next_number: 1, running: HashSet::new(), replies, slow }
     }
 
     /// Runs until the log is closed and its queue is empty.
     pub(super) fn run(mut self) {
-        while let Some(batch) = self.shared.next_batch(AGE_CHECK) {
+        while let Some((batch, since)) = self.shared.next_batch(AGE_CHECK) {
             if !batch.is_empty() {
-                self.commit(batch);
+                self.commit(batch, since);
             }
             self.seal_if_old();
         }
@@ -63,12 +68,14 @@ impl Journal {
         }
     }
 
-    /// Makes a batch durable, and tells everybody in it.
-    pub(super) fn commit(&mut self, batch: Vec<Commit>) {
+    /// Makes a batch durable, of which the first came at `since`, and tells everybody in it.
+    pub(super) fn commit(&mut self, batch: Vec<Commit>, since: Instant) {
+        let pace = Pace { since, begun: Instant::now() };
         let bytes: usize = batch.iter().map(|c| c.line.len()).sum();
         let (accepted, refused): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|c| c.generation >= c.lane.generation() || without(Protection::Generations));
         if !refused.is_empty() {
+            metrics::COMMITS_NOT_APPLIED.add(refused.len());
             let outcomes = refused.into_iter().map(|commit| {
                 let (id, reason) = (commit.meta.id.clone(), commit.lane.failure());
                 (commit, Err(Error::NotApplied { id, reason }))
@@ -76,19 +83,19 @@ impl Journal {
             self.replies.send(outcomes.collect());
         }
         if !accepted.is_empty() {
-            self.write(accepted);
+            self.write(accepted, &pace);
         }
         self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
-    fn write(&mut self, mut commits: Vec<Commit>) {
+    fn write(&mut self, mut commits: Vec<Commit>, pace: &Pace) {
         if without(Protection::OutputGate) {
             for commit in &mut commits {
                 commit.caller.applied();
                 std::mem::replace(&mut commit.caller, Box::new(Nobody)).told(Ok(()));
             }
         }
-        let Err(failure) = self.append(&commits) else { return self.release(commits) };
+        let Err(failure) = self.append(&commits, pace) else { return self.release(commits) };
         if matches!(failure, Failure::Unknown(_)) {
             return self.refuse(commits, &failure);
         }
@@ -98,20 +105,21 @@ impl Journal {
         if deletions.is_empty() {
             return;
         }
-        match self.append(&deletions) {
+        match self.append(&deletions, pace) {
             Ok(()) => self.release(deletions),
             Err(failure) => self.refuse(deletions, &failure),
         }
     }
 
     /// Writes a batch, as durable as the most demanding commit in it.
-    fn append(&mut self, commits: &[Commit]) -> Result<(), Failure> {
+    fn append(&mut self, commits: &[Commit], pace: &Pace) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         if let Some(reason) = shared.tail.poison() {
             return Err(Failure::NotApplied(Error::Poisoned { reason }));
         }
         let deletions = commits.iter().all(|c| c.meta.deleted);
-        let durable = commits.iter().any(|c| c.durability == Durability::Disk);
+        let to_disk = commits.iter().filter(|c| c.durability == Durability::Disk).count();
+        let durable = to_disk > 0;
         let segment = match self.segment_with_room() {
             Err(error) if !deletions => return Err(Failure::NotApplied(error)),
             Err(error) => self.segment.as_mut().ok_or(Failure::NotApplied(error))?,
@@ -131,6 +139,10 @@ impl Journal {
         }
         shared.batches.fetch_add(1, Ordering::Relaxed);
         shared.commits.fetch_add(commits.len() as u64, Ordering::Relaxed);
+        metrics::COMMITS_DISK.add(to_disk);
+        metrics::COMMITS_OS.add(commits.len() - to_disk);
+        metrics::BATCH_COMMITS.count(commits.len());
+        self.slow.note(commits, pace);
         Ok(())
     }
 
@@ -155,6 +167,7 @@ impl Journal {
             Failure::NotApplied(error) => (Arc::new(error.clone()), false),
             Failure::Unknown(error) => (Arc::new(error.clone()), true),
         };
+        (if unknown { &metrics::COMMITS_UNKNOWN } else { &metrics::COMMITS_NOT_APPLIED }).add(commits.len());
         let outcomes = commits.into_iter().map(|commit| {
             commit.lane.fail(commit.generation, &reason);
             // The segment may not hold the record that was noted to be in it.

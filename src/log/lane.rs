@@ -29,6 +29,8 @@ use crate::record::{AlarmEntry, Document, EventLine, InstanceId};
 pub(crate) struct Lane {
     pub(crate) id: InstanceId,
     pub(crate) uid: Uuid,
+    /// Number of the activation.
+    pub(crate) epoch: u64,
     /// The directory of the instance, whose descriptor holds the lock.
     pub(crate) dir: Locked<Dir>,
     pub(crate) feed: Arc<Feed>,
@@ -79,14 +81,15 @@ impl Lane {
         log: &Log,
         id: &InstanceId,
         uid: Uuid,
+        epoch: u64,
         dir: Locked<Dir>,
         files: EventWriter,
-        record_bytes: usize,
     ) -> Arc<Self> {
         let last_seq = files.last_seq();
         let lane = Arc::new(Self {
             id: id.clone(),
             uid,
+            epoch,
             dir,
             feed: log.feed(id),
             root,
@@ -101,7 +104,7 @@ impl Lane {
             gone: AtomicBool::new(false),
             record_segment: AtomicU64::new(0),
             covered_segment: AtomicU64::new(0),
-            record_bytes,
+            record_bytes: log.record_bytes(),
             alarm: LaneAlarm::new(log.bell()),
         });
         lane.feed.attach(&lane, last_seq);
@@ -384,7 +387,7 @@ impl Drop for Lane {
             pending.phase == Phase::Deleted || pending.phase == Phase::Open && pending.record.is_some()
         };
         if lacking && let Err(error) = self.release() {
-            tracing::warn!(id = %self.id, %error, "the files of an instance could not be written: its commits are in the log");
+            tracing::warn!(id = %self.id, epoch = self.epoch, %error, "the files of an instance could not be written: its commits are in the log");
             if let Some(writer) = self.writer.upgrade()
                 && let Some(lock) = self.dir.hand_over()
             {

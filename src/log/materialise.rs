@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::lane::Lane;
 use super::service::Shared;
 use crate::error::{Error, Result};
+use crate::metrics;
 
 /// Longest pause after a failed pass.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -72,13 +73,17 @@ pub(super) fn pass(shared: &Shared) -> Result<()> {
 
 /// Writes down what is pending of one instance. What fails is tried again, and holds up no other.
 fn write_down(shared: &Shared, lane: &Arc<Lane>) -> Result<()> {
+    let _span = tracing::debug_span!("materialise", id = %lane.id, epoch = lane.epoch).entered();
     match lane.materialise() {
-        Err(Error::Gone { .. }) => tracing::warn!(id = %lane.id, "the directory of a live instance was removed"),
+        Err(Error::Gone { .. }) => {
+            tracing::warn!(id = %lane.id, epoch = lane.epoch, "the directory of a live instance was removed");
+        }
         // Poisoned: commits at the level `Os`, of which nobody knows whether the log can bring them back.
         Ok(()) | Err(Error::Poisoned { .. }) => {}
         Err(error) => {
             shared.materialise_failures.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(id = %lane.id, %error, "the files of an instance could not be written; its commits are in the log");
+            metrics::MATERIALISE_FAILURES.add(1);
+            tracing::warn!(id = %lane.id, epoch = lane.epoch, %error, "the files of an instance could not be written; its commits are in the log");
             shared.add_dirty(vec![Arc::clone(lane)]);
             return Err(error);
         }

@@ -32,6 +32,7 @@ mod reply;
 mod sealed;
 pub(crate) mod segment;
 mod service;
+mod slow;
 #[cfg(test)]
 pub(crate) mod stepper;
 mod tail;

@@ -25,6 +25,7 @@ use crate::disk::fs::{Dir, Lock, Locked};
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, staging};
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::mutants::{Protection, without};
 use crate::options::Options;
 use crate::record::InstanceId;
@@ -73,16 +74,19 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     if dead.is_empty() {
         return Ok(done);
     }
+    let span = tracing::info_span!("recover").entered();
     let mut remains: BTreeMap<InstanceId, Remains> = BTreeMap::new();
     for writer in &dead {
         collect::collect(root, &writer.dir, writer.id, &mut remains)?;
     }
     let recovery = Recovery {
         root,
+        span: &span,
         dead: dead.iter().map(|w| w.id).collect(),
         dying: Dying { pids: dead.iter().filter_map(|w| w.pid).collect(), living: lock::living_pids(root, &dead)? },
     };
     let remnants: Vec<Remnant> = remains.into_iter().map(|(id, remains)| Remnant::of(id, remains)).collect();
+    let instances = remnants.len();
     let mut blocked = false;
     for (remnant, brought) in remnants.iter().zip(recovery.bring_up(&remnants)?) {
         done.commits += remnant.commits;
@@ -100,8 +104,13 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
         writer.remove(root)?;
     }
     trash::empty(root, own);
+    metrics::RECOVERIES.add(1);
+    metrics::RECOVERED_INSTANCES.add(instances);
+    metrics::RECOVERED_COMMITS.add(done.commits);
+    metrics::INTERRUPTED.add(done.interrupted.len());
     tracing::info!(
         writers = done.writers,
+        instances,
         commits = done.commits,
         interrupted = done.interrupted.len(),
         "recovered what dead writers left"
@@ -132,6 +141,11 @@ impl Remnant {
         }
         let lives = lives.into_iter().map(|(uid, lines)| (uid, Chain::of(lines))).collect();
         Self { id, lives, commits, lost: remains.lost }
+    }
+
+    /// The last activation that its logs know of.
+    fn epoch(&self) -> Option<u64> {
+        self.lives.iter().filter_map(|(_, chain)| chain.epoch()).max()
     }
 }
 
@@ -167,6 +181,7 @@ impl From<Prepared> for Brought {
 /// one moment of it is free at the next.
 struct Recovery<'a> {
     root: &'a Root,
+    span: &'a tracing::Span,
     dead: BTreeSet<Uuid>,
     dying: Dying,
 }
@@ -248,6 +263,8 @@ impl Recovery<'_> {
     /// Writes the new files of one instance, which have no names yet.
     fn prepare(&self, remnant: &Remnant, sync: Sync) -> Result<Brought> {
         let (root, id) = (self.root, &remnant.id);
+        // Under what happens to all, also on another thread.
+        let _span = tracing::debug_span!(parent: self.span, "recover_instance", %id, epoch = remnant.epoch()).entered();
         // A life is over when its log says so, or its directory is in the trash. Of the others there is
         // one, unless somebody removed a directory by hand: then the newest has the name.
         let (mut over, mut going_on) = (Vec::new(), Vec::new());
@@ -423,6 +440,7 @@ fn claim(root: &Root, id: &InstanceId, dying: &Dying) -> Result<Option<Locked<Di
 
 /// Takes an instance out of use whose acknowledged commits cannot all be brought back.
 pub(super) fn block(root: &Root, id: &InstanceId, reason: &str) -> Result<()> {
+    metrics::BLOCKED.add(1);
     tracing::error!(%id, reason, "an instance cannot be recovered, and is blocked");
     let text = serde_json::json!({ "instance_id": id, "at": chrono::Utc::now(), "reason": reason }).to_string();
     atomic::replace(&root.quarantine, &layout::blocked(id), text.as_bytes(), Sync::Yes)

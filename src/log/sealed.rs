@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::lane::Lane;
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::record::InstanceId;
 
 /// A full segment.
@@ -36,6 +37,7 @@ pub(super) struct Standing {
 #[derive(Default)]
 struct State {
     segments: VecDeque<Sealed>,
+    told: metrics::Part,
     /// Why the last try failed, until one succeeds.
     failure: Option<Arc<Error>>,
     done: u64,
@@ -60,6 +62,10 @@ enum Stage {
 }
 
 impl State {
+    fn tell(&mut self) {
+        self.told.set(&metrics::SEGMENTS_WAITING, self.segments.len());
+    }
+
     fn is_ending(&self) -> bool {
         !matches!(self.stage, Stage::Unattended | Stage::Attended)
     }
@@ -96,7 +102,10 @@ impl SealedQueue {
     }
 
     pub(super) fn push(&self, number: u64, covered: Vec<(InstanceId, Weak<Lane>)>) {
-        self.state().segments.push_back(Sealed { number, covered, anew: false });
+        let mut state = self.state();
+        state.segments.push_back(Sealed { number, covered, anew: false });
+        state.tell();
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -132,6 +141,8 @@ impl SealedQueue {
         state.segments.pop_front();
         state.failure = None;
         state.done += 1;
+        state.tell();
+        metrics::CHECKPOINTS.add(1);
         self.changed.notify_all();
     }
 
@@ -145,6 +156,7 @@ impl SealedQueue {
         }
         state.failure = Some(Arc::new(error));
         state.failures += 1;
+        metrics::CHECKPOINT_FAILURES.add(1);
         self.changed.notify_all();
     }
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::alarm::Bell;
 use super::changes::ChangeFeed;
@@ -20,6 +20,7 @@ use super::{checkpoint, materialise};
 use crate::disk::lock::Writer;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::options::Options;
 use crate::record::InstanceId;
 
@@ -47,12 +48,15 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Queue {
     commits: Vec<Commit>,
+    /// When the first of them came.
+    since: Option<Instant>,
     closed: bool,
 }
 
 #[derive(Default)]
 struct Dirty {
     lanes: VecDeque<Arc<Lane>>,
+    told: metrics::Part,
     closed: bool,
 }
 
@@ -178,11 +182,15 @@ impl Log {
         if self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel) > limit {
             self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
             drop(queue);
+            metrics::OVERLOADED_LOG.add(1);
             let limit = limit as u64;
             return Err((commit, Error::Overloaded { what: "bytes of commits waiting for the log", limit }));
         }
         queue.commits.push(commit);
         let first = queue.commits.len() == 1;
+        if first {
+            queue.since = Some(Instant::now());
+        }
         drop(queue);
         if first {
             self.shared.queue_filled.notify_one();
@@ -193,6 +201,11 @@ impl Log {
     /// The end of the log, which the lanes look at before they change files.
     pub(super) fn tail(&self) -> Arc<Tail> {
         Arc::clone(&self.shared.tail)
+    }
+
+    /// Limit of a record.
+    pub(super) fn record_bytes(&self) -> usize {
+        self.shared.options.record_bytes
     }
 
     /// Whether it takes no more commits, because the store is shut down.
@@ -301,6 +314,12 @@ fn spawn(shared: &Arc<Shared>, name: &str, body: impl FnOnce() + Send + 'static)
         .map_err(|e| Error::io("start a thread for", shared.root.top.path(), e))
 }
 
+impl Dirty {
+    fn tell(&mut self) {
+        self.told.set(&metrics::FILES_BEHIND, self.lanes.len());
+    }
+}
+
 /// No panic while one of these is held leaves it half changed: each change is one call.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -319,9 +338,9 @@ impl Shared {
         self.sealed.abandon();
     }
 
-    /// Everything that is queued, as soon as there is something; empty after `patience`; `None`
-    /// when the queue is closed and empty.
-    pub(super) fn next_batch(&self, patience: Duration) -> Option<Vec<Commit>> {
+    /// Everything that is queued, as soon as there is something, and since when there was; empty
+    /// after `patience`; `None` when the queue is closed and empty.
+    pub(super) fn next_batch(&self, patience: Duration) -> Option<(Vec<Commit>, Instant)> {
         let queue = lock(&self.queue);
         let (mut queue, _) = self
             .queue_filled
@@ -332,7 +351,8 @@ impl Shared {
         }
         // The next batch is likely as long.
         let next = Vec::with_capacity(queue.commits.len());
-        Some(std::mem::replace(&mut queue.commits, next))
+        let since = queue.since.take().unwrap_or_else(Instant::now);
+        Some((std::mem::replace(&mut queue.commits, next), since))
     }
 
     /// Tells the materialiser about lanes that have something pending.
@@ -343,6 +363,7 @@ impl Shared {
         let mut dirty = lock(&self.dirty);
         let first = dirty.lanes.is_empty();
         dirty.lanes.extend(lanes);
+        dirty.tell();
         drop(dirty);
         if first {
             self.dirty_filled.notify_one();
@@ -372,11 +393,17 @@ impl Shared {
 
     /// The lane that has waited longest.
     pub(super) fn next_dirty(&self) -> Option<Arc<Lane>> {
-        lock(&self.dirty).lanes.pop_front()
+        let mut dirty = lock(&self.dirty);
+        let next = dirty.lanes.pop_front();
+        dirty.tell();
+        next
     }
 
     pub(super) fn take_dirty(&self) -> VecDeque<Arc<Lane>> {
-        std::mem::take(&mut lock(&self.dirty).lanes)
+        let mut dirty = lock(&self.dirty);
+        let all = std::mem::take(&mut dirty.lanes);
+        dirty.tell();
+        all
     }
 
     fn close_dirty(&self) {

@@ -1,7 +1,7 @@
 //! The commit log without its threads: a test says what happens next.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::commit::Commit;
 use super::journal::Journal;
@@ -34,14 +34,14 @@ impl Stepper {
 
     /// What was submitted, in the place of the log's thread.
     pub(crate) fn take(&self) -> Vec<Commit> {
-        self.log.shared.next_batch(Duration::ZERO).unwrap_or_default()
+        self.log.shared.next_batch(Duration::ZERO).map(|(commits, _)| commits).unwrap_or_default()
     }
 
     /// Makes a batch durable.
     pub(crate) fn write(&mut self, batch: Vec<Commit>) {
         if !batch.is_empty() {
             self.make_room();
-            self.journal.commit(batch);
+            self.journal.commit(batch, Instant::now());
         }
     }
 

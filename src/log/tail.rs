@@ -7,9 +7,11 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::disk::fs::{Dir, File};
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::mutants::{Protection, without};
 use crate::record::InstanceId;
 
@@ -32,8 +34,10 @@ impl Tail {
     }
 
     pub(super) fn set_poison(&self, error: Error) {
-        tracing::error!(%error, "the commit log is poisoned: this store takes no more writes");
-        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(Arc::new(error));
+        tracing::error!(%error, "the commit log is poisoned: this store takes no more writes; open it again when the disk is well");
+        let mut poisoned = self.poisoned.lock().unwrap_or_else(PoisonError::into_inner);
+        metrics::POISONED.add(usize::from(poisoned.is_none()));
+        poisoned.get_or_insert(Arc::new(error));
     }
 
     /// The name of this instance's directory may not be on disk.
@@ -77,7 +81,9 @@ impl Tail {
         }
         let Some(file) = &*file else { return Ok(()) };
         let written = self.written.load(Ordering::Acquire);
+        let begun = Instant::now();
         let mut flushed = flush(file);
+        metrics::FLUSH.took(begun.elapsed());
         if flushed.is_err() && without(Protection::OneFlush) {
             flushed = flush(file);
         }

@@ -17,10 +17,17 @@ mod crash;
 mod damage;
 mod errors;
 mod full;
+#[allow(dead_code, reason = "tests/tracing.rs uses the rest")]
+#[path = "../../tests/common/listener.rs"]
+mod listener;
 mod mutants;
 mod network;
+mod observed;
 mod process;
 mod random;
 mod state_file;
+#[allow(dead_code, reason = "tests/metrics.rs uses the rest")]
+#[path = "../../tests/common/tally.rs"]
+pub(crate) mod tally;
 mod two_processes;
 mod world;

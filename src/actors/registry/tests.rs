@@ -59,3 +59,20 @@ async fn one_that_crashes_again_and_again_is_left_alone_for_a_while() {
     other.update(|state| state["n"] = 1.into()).await.unwrap();
     store.shutdown().await.unwrap();
 }
+
+#[test]
+fn a_crash_of_an_actor_is_counted() {
+    let tally = crate::tests::tally::Tally::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let life = async {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), Untyped).await.unwrap();
+        let it = store.create(NewInstance::new()).await.unwrap();
+        kill(&it).await;
+        it.record().await.unwrap();
+        store.shutdown().await.unwrap();
+    };
+    metrics::with_local_recorder(&tally, || runtime.block_on(life));
+    assert_eq!(tally.of("fiefdom_crashes_total what=actor"), (1.0, 1));
+    assert_eq!(tally.of("fiefdom_live_instances").0.to_bits(), 0f64.to_bits(), "the gauge is back where it was");
+}
