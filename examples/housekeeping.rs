@@ -1,6 +1,10 @@
 //! What happens to instances that are over: one is changed by its id alone, one is exported, the old ones
 //! are deleted, and the exported one comes back under another name. The change feed tells of every commit
 //! meanwhile.
+//!
+//! ```sh
+//! cargo run --example housekeeping        # argument: data root [target/housekeeping]
+//! ```
 
 use std::path::PathBuf;
 

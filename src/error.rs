@@ -1,5 +1,9 @@
 //! Errors by meaning. Each says what happened, where, and what to do next.
 
+mod advice;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +13,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::record::{InstanceId, Status};
+use advice::{After, At, Then, remedy};
 
 /// What the functions of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -54,7 +59,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The directory of a live instance was removed or replaced behind our back.
-    #[error("the directory of instance {id:?} was removed or replaced while it was in use ({}); if it was meant to be deleted, nothing is left to do", path.display())]
+    #[error("the directory of instance {id:?} was removed or replaced while it was in use ({}); bring it back from a backup, unless it was meant to be deleted", path.display())]
     Gone {
         /// The instance.
         id: InstanceId,
@@ -82,7 +87,7 @@ pub enum Error {
         found: String,
     },
     /// The lifecycle has no such step.
-    #[error("instance {id:?} cannot go from {from} to {to}")]
+    #[error("instance {id:?} cannot go from {from} to {to}; {}", After(*from))]
     Transition {
         /// The instance.
         id: InstanceId,
@@ -114,7 +119,7 @@ pub enum Error {
         limit: u64,
     },
     /// JSON cannot hold the value. Nothing was changed.
-    #[error("{field} cannot be stored as JSON: {reason}")]
+    #[error("{field} cannot be stored as JSON: {reason}; give it a value that JSON has, or another type")]
     Unserializable {
         /// The path of the field.
         field: String,
@@ -143,7 +148,7 @@ pub enum Error {
     },
     /// The state does not have the shape of this kind, or could not be brought to it. Untouched.
     #[error(
-        "the state of instance {id:?} cannot be used as {kind:?} version {version}: {reason}; its record is unchanged"
+        "the state of instance {id:?} cannot be used as {kind:?} version {version}: {reason}; its record is unchanged: migrate it, or use the program that wrote it"
     )]
     Schema {
         /// The instance.
@@ -180,7 +185,7 @@ pub enum Error {
         waited: Duration,
     },
     /// A system call failed.
-    #[error("could not {action} {}: {source}", path.display())]
+    #[error("could not {action} {}: {source}; {}", path.display(), remedy(source.kind()))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -190,9 +195,7 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// The commit is not applied: the instance is as it was, and the store can be used.
-    #[error(
-        "the commit to instance {id:?} was not applied, its state is unchanged: {reason}; mend the cause and try again"
-    )]
+    #[error("the commit to instance {id:?} was not applied, its state is unchanged: {}", Then(reason, "try again"))]
     NotApplied {
         /// The instance.
         id: InstanceId,
@@ -202,7 +205,8 @@ pub enum Error {
     },
     /// The commit may or may not be on disk. This store refuses writes until it is opened again.
     #[error(
-        "whether the commit to instance {id:?} is on disk is unknown: {reason}; open the store again and look at the instance"
+        "whether the commit to instance {id:?} is on disk is unknown: {}",
+        Then(reason, "open the store again and look at the instance")
     )]
     Unknown {
         /// The instance.
@@ -212,14 +216,14 @@ pub enum Error {
         reason: Arc<Error>,
     },
     /// The commit log failed earlier, mostly an fsync of it: this store takes no more writes.
-    #[error("the store takes no more writes, because its commit log failed: {reason}; open it again")]
+    #[error("the store takes no more writes, because its commit log failed: {}", Then(reason, "open it again"))]
     Poisoned {
         /// The failure.
         #[source]
         reason: Arc<Error>,
     },
     /// The caller's own closure panicked. The instance is as it was.
-    #[error("the closure given to instance {id:?} panicked: {message}; the instance is unchanged")]
+    #[error("the closure given to instance {id:?} panicked: {message}; the instance is unchanged: mend the closure")]
     Panicked {
         /// The instance.
         id: InstanceId,
@@ -253,7 +257,7 @@ pub enum Error {
         id: InstanceId,
     },
     /// `prepare` of the kind failed. Every waiter gets this; the next use tries again.
-    #[error("preparing {kind:?} failed: {source}; it is tried again at the next use")]
+    #[error("preparing {kind:?} failed: {source}; mend the cause: it is tried again at the next use")]
     Prepare {
         /// The kind.
         kind: &'static str,
@@ -356,20 +360,11 @@ impl fmt::Display for Unanswered {
             Self::TimedOut => {
                 "was not answered in time; it stays open, and asking again finds the answer when there is one"
             }
-            Self::Cancelled => "is not waited for any more, because the work was cancelled; it stays open",
-            Self::Withdrawn => "was withdrawn",
+            Self::Cancelled => {
+                "is not waited for any more, because the work was cancelled; it stays open: ask again to wait for the answer"
+            },
+            Self::Withdrawn => "was withdrawn; ask under another key if the answer is still needed",
         })
-    }
-}
-
-struct At(Option<u64>);
-
-impl fmt::Display for At {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(offset) => write!(f, " at byte {offset}"),
-            None => Ok(()),
-        }
     }
 }
 

@@ -5,7 +5,33 @@
 //! actor that serialises its own writes; a write is acknowledged when it is on disk, by group
 //! commit. It is embedded in an async program; there is no server and no database.
 //!
-//! Read [`Store`] first, then [`InstanceRef`] and [`Instance`].
+//! ```
+//! use fiefdom::{InstanceId, NewInstance, Store, Untyped};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> fiefdom::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! // A root is a directory. `Untyped` takes instances of any kind; a type of yours is an `Instance`.
+//! let store = Store::open(dir.path(), Untyped).await?;
+//! let build = store.get_or_create(NewInstance::with_id(InstanceId::new("build-42")?)).await?;
+//!
+//! // Once this returns the change is on disk, whatever becomes of the process.
+//! build.update(|state| state["step"] = "compile".into()).await?;
+//! assert_eq!(build.state().await?["step"], "compile");
+//! assert!(dir.path().join("instances/build-42").is_dir());
+//! store.shutdown().await
+//! # }
+//! ```
+//!
+//! # Where to go on
+//!
+//! - [`Store`] opens a root; [`InstanceRef`] is the handle on an instance, and [`Instance`] the trait of a kind of
+//!   your own.
+//! - [`jobs`] has lists of work that go on after any crash: [`jobs::Batch`] and [`jobs::Runner`].
+//! - [`View`] reads a root without locks, and [`Doctor`] looks for damage in it.
+//! - [`Retention`], [`Migration`] and [`Alarms`] are for instances that live long.
+//! - [`StateFile`] is one JSON file outside of a store, shared by processes.
+//! - [`Options`] has every limit with its default, and [`Error`] says what went wrong and what to do next.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]

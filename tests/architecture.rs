@@ -117,3 +117,9 @@ fn nothing_gives_up_or_prints_behind_the_caller_s_back() {
         }
     }
 }
+
+#[test]
+fn the_library_is_the_same_whatever_the_features() {
+    // Then its tests hold also without the command line, and only what links it has to be checked.
+    only_in(&["feature = \""], &["bin/"]);
+}

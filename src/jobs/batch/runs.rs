@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::items::{self, Line};
 use super::state::{BatchState, Open, Place};
-use super::{Batch, BatchItem, ItemOutcome, fail};
+use super::work::fail;
+use super::{Batch, BatchItem, ItemOutcome};
 use crate::actors::transaction::Transaction;
 use crate::error::Result;
 use crate::record::{InstanceId, Status};

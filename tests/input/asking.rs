@@ -1,74 +1,14 @@
-//! Input requests: what is asked is durable before anybody waits, and an answer counts once.
-#![allow(missing_docs)]
+//! Asking, waiting and answering, in the process that works.
 
-#[path = "common/cli.rs"]
-mod cli;
-mod common;
-
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use cli::Fief;
-use common::{Counter, TestResult, another_process, eventually, id};
 use fiefdom::jobs::{Attempt, Batch, BatchItem, BatchSettings, Job, RetryPolicy, Runner};
-use fiefdom::{
-    BoxError, Doctor, Error, Instance, InstanceRef, NewInstance, Session, Status, Store, Unanswered, Untyped, View,
-};
+use fiefdom::{BoxError, Doctor, Error, Instance, NewInstance, Session, Status, Store, Unanswered, Untyped, View};
 use serde_json::{Value, json};
 
-/// Kills at random moments; a longer campaign sets `FIEFDOM_TEST_INPUT_KILLS`.
-const KILLS: u64 = 25;
-
-type Instanced = InstanceRef<Untyped>;
-type Asking = tokio::task::JoinHandle<fiefdom::Result<Value>>;
-
-fn yes_or_no() -> Value {
-    json!({ "enum": ["yes", "no"] })
-}
-
-async fn running(store: &Store<Untyped>, name: &str) -> TestResult<Instanced> {
-    let instance = store.create(NewInstance::with_id(id(name))).await?.instance().clone();
-    instance.transition(Status::Running, None).await?;
-    Ok(instance)
-}
-
-/// Asks in a task of its own, and returns when the question is there.
-async fn asking(instance: &Instanced, key: &str) -> TestResult<Asking> {
-    let (asker, name) = (instance.clone(), key.to_owned());
-    let asking = tokio::spawn(async move { asker.request_input(&name, "Deploy?", yes_or_no()).await });
-    while !instance.input_requests().await?.iter().any(|open| open.key == key) {
-        assert!(!asking.is_finished(), "{:?}", asking.await);
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    Ok(asking)
-}
-
-async fn status(instance: &Instanced) -> TestResult<Status> {
-    Ok(instance.record().await?.status)
-}
-
-fn file_of(root: &Path, name: &str, key: &str) -> std::path::PathBuf {
-    root.join("instances").join(name).join(format!("events/input-requests/{key}.json"))
-}
-
-fn in_file(root: &Path, name: &str, key: &str) -> Option<Value> {
-    let bytes = std::fs::read(file_of(root, name, key)).ok()?;
-    Some(serde_json::from_slice(&bytes).expect("a whole document"))
-}
-
-fn kinds(view: &View, name: &str) -> TestResult<Vec<String>> {
-    Ok(view.events(&id(name), 1)?.into_iter().map(|event| event.kind).collect())
-}
-
-#[allow(clippy::needless_pass_by_value)] // What a call returned goes straight in.
-fn why(outcome: fiefdom::Result<Value>) -> Option<Unanswered> {
-    match outcome {
-        Err(Error::NotAnswered { why, .. }) => Some(why),
-        _ => None,
-    }
-}
+use crate::cli::Fief;
+use crate::common::{TestResult, eventually, id};
+use crate::{asking, file_of, in_file, kinds, running, status, why, yes_or_no};
 
 #[tokio::test]
 async fn what_is_asked_is_on_disk_while_it_waits_and_the_answer_wakes_it() -> TestResult {
@@ -122,26 +62,6 @@ async fn an_answer_that_came_while_nobody_ran_is_there_when_it_is_asked_again() 
     store.shutdown().await?;
     assert_eq!(fief.events("a"), ["input.requested", "input.answered"], "it was not asked twice");
     Ok(())
-}
-
-#[tokio::test]
-async fn a_question_whose_process_was_killed_is_found_open_and_waits_on() -> TestResult {
-    let root = tempfile::tempdir()?;
-    let mut child = start("be_an_asker", root.path())?;
-    let said = BufReader::new(child.stdout.take().ok_or("no output")?);
-    assert!(said.lines().map_while(Result::ok).any(|line| line == "asked 1"), "it ended before");
-    child.kill()?;
-    child.wait()?;
-    let store = Store::open(root.path(), Untyped).await?;
-    let instance = store.get(&id("a")).await?;
-    assert_eq!(status(&instance).await?, Status::Waiting);
-    let open = instance.input_requests().await?.into_iter().find(|open| open.key == "k1");
-    let open = open.ok_or("the question is gone")?;
-    let (asker, schema) = (instance.clone(), open.schema.clone());
-    let waiting = tokio::spawn(async move { asker.request_input("k1", "Number 1?", schema).await });
-    instance.answer("k1", json!(7)).await?;
-    assert_eq!(waiting.await??, 7);
-    Ok(store.shutdown().await?)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -374,76 +294,6 @@ async fn wrong_questions_and_too_many_are_refused_and_change_nothing() -> TestRe
     Ok(store.shutdown().await?)
 }
 
-#[tokio::test]
-async fn the_command_line_shows_what_is_asked_and_refuses_what_does_not_fit() -> TestResult {
-    let fief = Fief::new();
-    let store = Store::open(&*fief.root, Untyped).await?;
-    let instance = running(&store, "a").await?;
-    let schema = json!({"type": "object", "properties": {"port": {"type": "integer", "maximum": 65535}}});
-    let asked = instance.request_input_within("port of", "Which\nport?", schema, Duration::ZERO).await;
-    assert_eq!(why(asked), Some(Unanswered::TimedOut));
-    instance.checkpoint(fiefdom::Checkpoint::new("built").message("ready")).await?;
-    store.shutdown().await?;
-    let shown = fief.ok(["show", "a"]);
-    for word in
-        ["asks       port of: Which port?", "\"maximum\":65535", "fiefdom answer a 'port of' JSON", "built: ready"]
-    {
-        assert!(shown.contains(word), "no {word:?} in {shown}");
-    }
-    assert_eq!(fief.json(["show", "a"])["input_requests"]["port of"]["open"]["prompt"], "Which\nport?");
-
-    let before = fief.record("a");
-    fief.run(["answer", "a", "port of", r#"{"port":70000}"#])
-        .failed(2, &["at /port", "65535", "/properties/port/maximum"]);
-    fief.run(["answer", "a", "prot of", "1"]).failed(2, &["asks nothing under \"prot of\"", "\"port of\""]);
-    fief.run(["answer", "a", "port of", "yes"]).failed(2, &["JSON"]);
-    fief.run(["answer", "b", "port of", "1"]).failed(3, &["\"b\""]);
-    assert_eq!(fief.record("a"), before, "nothing is changed");
-    let done = fief.json(["answer", "a", "port of", r#"{"port":80}"#]);
-    assert_eq!(done, json!({"instance_id": "a", "key": "port of", "seq": 3}));
-    fief.run(["answer", "a", "port of", r#"{"port":81}"#]).failed(2, &["answered already (event 3)"]);
-    assert!(!fief.ok(["show", "a"]).contains("asks"));
-    Ok(())
-}
-
-/// The owner waits in this process, as an instance of a type that the command does not know.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_line_answers_while_the_owner_waits() -> TestResult {
-    let fief = Fief::new();
-    let store = Store::open(&fief.root, Counter).await?;
-    let owner = store.create(NewInstance::with_id(id("a"))).await?.instance().clone();
-    owner.transition(Status::Running, None).await?;
-    let asker = owner.clone();
-    let asking = tokio::spawn(async move { asker.request_input("deploy", "Deploy?", yes_or_no()).await });
-    eventually("it asks", || in_file(&fief.root, "a", "deploy").is_some()).await;
-    fief.run(["answer", "a", "deploy", "7"]).failed(2, &["answer", "7 is not one of", "yes"]);
-    fief.run(["answer", "a", "other", "1"]).failed(2, &["other", "\"deploy\""]);
-    assert!(!asking.is_finished());
-    let printed = fief.json(["answer", "a", "deploy", "\"yes\""]);
-    assert_eq!((&printed["key"], &printed["seq"]), (&json!("deploy"), &json!(2)));
-    assert_eq!(asking.await??, "yes");
-    assert_eq!(owner.record().await?.status, Status::Running);
-    assert_eq!(in_file(&fief.root, "a", "deploy").map(|file| file["answer"].clone()), Some(json!("yes")));
-    fief.run(["answer", "a", "deploy", "\"no\""]).failed(2, &["answered already"]);
-    store.shutdown().await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn an_instance_of_any_kind_is_answered_without_its_type() -> TestResult {
-    let fief = Fief::new();
-    let store = Store::open(&*fief.root, Counter).await?;
-    let counter = store.create(NewInstance::with_id(id("c"))).await?;
-    let asked = counter.request_input_within("n", "How many?", json!({"minimum": -5}), Duration::ZERO).await;
-    assert_eq!(why(asked), Some(Unanswered::TimedOut));
-    store.shutdown().await?;
-    fief.ok(["answer", "c", "n", "-3"]);
-    let store = Store::open(&*fief.root, Counter).await?;
-    let counter = store.get(&id("c")).await?;
-    assert_eq!(counter.request_input("n", "How many?", json!({"minimum": -5})).await?, -3);
-    Ok(store.shutdown().await?)
-}
-
 /// A job that asks.
 struct Asker;
 
@@ -485,88 +335,4 @@ async fn a_job_whose_time_is_up_while_it_waits_is_tried_again_and_gets_the_answe
     let record = store.get(&id("j")).await?.record().await?;
     assert_eq!((record.attempt, &*record.state), (2, &json!("yes")));
     Ok(store.shutdown().await?)
-}
-
-fn start(name: &str, root: &Path) -> TestResult<std::process::Child> {
-    let mut command = another_process(name)?;
-    command.env("FIEFDOM_TEST_ROOT", root);
-    Ok(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
-}
-
-/// The process that is killed. It asks 1, 2, 3, …, and answers all but the first itself; a line that
-/// it prints is an acknowledgement.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "started by another test"]
-async fn be_an_asker() -> TestResult {
-    let store = Store::open(std::env::var("FIEFDOM_TEST_ROOT")?, Untyped).await?;
-    let instance = store.get_or_create(NewInstance::with_id(id("a"))).await?.instance().clone();
-    instance.transition(Status::Running, None).await?;
-    // The test harness has begun a line.
-    println!();
-    for n in 1_u64.. {
-        let (asker, key) = (instance.clone(), format!("k{n}"));
-        let waiting = tokio::spawn(async move {
-            let schema = json!({ "type": "integer" });
-            asker.request_input(&format!("k{n}"), &format!("Number {n}?"), schema).await
-        });
-        // It may have been asked and answered by an earlier life.
-        while !waiting.is_finished() && !instance.input_requests().await?.iter().any(|open| open.key == key) {
-            tokio::task::yield_now().await;
-        }
-        if !waiting.is_finished() {
-            println!("asked {n}");
-            if n == 1 {
-                continue;
-            }
-            instance.answer(&key, json!(n * 10)).await?;
-            println!("answered {n}");
-        }
-        assert_eq!(waiting.await??, n * 10);
-        println!("got {n}");
-        if n > 20 {
-            instance.withdraw_input(&format!("k{}", n - 10)).await?;
-            println!("withdrawn {}", n - 10);
-        }
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_kill_at_a_random_moment_loses_no_question_and_no_answer() -> TestResult {
-    let kills: u64 = std::env::var("FIEFDOM_TEST_INPUT_KILLS").map_or(Ok(KILLS), |text| text.parse())?;
-    let (mut questions, mut answers) = (0, 0);
-    for nth in 0..kills {
-        let root = tempfile::tempdir()?;
-        let mut child = start("be_an_asker", root.path())?;
-        let said = child.stdout.take().ok_or("no output")?;
-        let said = common::lines_of_a_life(child, said, "asked 1", Duration::from_micros((nth * 7_919) % 60_000))?;
-        let store = Store::open(root.path(), Untyped).await?;
-        let withdrawn = |n: u64| said.contains(&format!("withdrawn {n}")) || said.contains(&format!("got {}", n + 10));
-        for line in &said {
-            let Some((what, n)) = line.split_once(' ') else { continue };
-            let (Ok(n), "asked" | "answered" | "got") = (n.parse::<u64>(), what) else { continue };
-            if withdrawn(n) {
-                continue;
-            }
-            let instance = store.get(&id("a")).await?;
-            let (key, prompt) = (format!("k{n}"), format!("Number {n}?"));
-            let before = instance.record().await?.last_event_seq;
-            let again = instance.request_input_within(&key, &prompt, json!({"type": "integer"}), Duration::ZERO).await;
-            assert_eq!(instance.record().await?.last_event_seq, before, "{line}: it had to be asked again");
-            match again {
-                Ok(answer) => assert_eq!(answer, n * 10),
-                Err(error) => {
-                    assert_eq!(why(Err(error)), Some(Unanswered::TimedOut));
-                    assert_eq!(what, "asked", "the answer is lost: {line}");
-                }
-            }
-            assert!(in_file(root.path(), "a", &key).is_some_and(|file| file["key"] == key), "{line}: no file");
-            questions += u64::from(what == "asked");
-            answers += u64::from(what == "answered");
-        }
-        store.shutdown().await?;
-    }
-    assert!(questions > 0 && answers > 0, "no life was long enough");
-    common::shown!("{kills} kills, {questions} questions and {answers} answers, none lost");
-    Ok(())
 }

@@ -1,0 +1,117 @@
+//! Every message, to its end.
+
+use super::*;
+
+/// One of each variant. A new one does not compile here until it says what its message ends in.
+fn advised(error: &Error) -> &'static str {
+    match error {
+        Error::InvalidId { .. } => "; use for example \"build-42\"",
+        Error::InvalidInput { .. } => "; name it",
+        Error::NotFound { .. } => "; `fiefdom ls` lists those that exist",
+        Error::AlreadyExists { .. } => "; choose another id, or delete it first",
+        Error::Gone { .. } => "; bring it back from a backup, unless it was meant to be deleted",
+        Error::Locked { .. } => "; wait until it is done, or stop that process",
+        Error::KindMismatch { .. } => "; open it with a store of its own kind, or `Untyped`",
+        Error::Transition { .. } => "; it can become pending",
+        Error::TooLarge { .. } => "; keep large data in files under workspace/ or output/, or raise the limit",
+        Error::Overloaded { .. } => "; try again when some of it is done, or raise the limit",
+        Error::Unserializable { .. } => "; give it a value that JSON has, or another type",
+        Error::Corrupt { .. } => ": mend the file by hand, or restore it",
+        Error::NewerFormat { .. } => "; use a newer version of it",
+        Error::Schema { .. } => ": migrate it, or use the program that wrote it",
+        Error::StateFile { .. } => ": mend it by hand, or move it away to begin anew",
+        Error::Busy { .. } => "; try again when it is done, or wait longer",
+        Error::Io { .. } => "; make room",
+        Error::NotApplied { .. } => "; make room; then try again",
+        Error::Unknown { .. } => "; make room; then open the store again and look at the instance",
+        Error::Poisoned { .. } => "; make room; then open it again",
+        Error::Panicked { .. } => ": mend the closure",
+        // The words are the caller's own.
+        Error::Rejected { .. } => "paid already",
+        Error::CrashLoop { .. } => "; look at the log of the program for the cause",
+        Error::Crashed { .. } => "; read the instance to see whether it was applied",
+        Error::Prepare { .. } => "; mend the cause: it is tried again at the next use",
+        Error::Root { .. } => "; set HOME",
+        Error::NotAnswered { .. } => "; it stays open, and asking again finds the answer when there is one",
+        Error::Remote { .. } => "; try again",
+        Error::Closed => "; open it again",
+    }
+}
+
+fn all() -> Vec<Error> {
+    let id = || InstanceId::new("a-1").expect("it is valid");
+    let path = || PathBuf::from("/data");
+    let full = || Error::io("write", &path(), io::Error::from(io::ErrorKind::StorageFull));
+    let reason = || Arc::new(full());
+    let text = |text: &str| text.to_owned();
+    let told: Arc<dyn std::error::Error + Send + Sync> = Arc::new(io::Error::other("no index"));
+    vec![
+        Error::InvalidId { id: text("A"), reason: "capital letters are not allowed" },
+        Error::InvalidInput { what: "tag", reason: text("a tag has an empty key; name it") },
+        Error::NotFound { id: id(), root: path() },
+        Error::AlreadyExists { id: id(), path: path() },
+        Error::Gone { id: id(), path: path() },
+        Error::Locked { id: id(), owner: None },
+        Error::KindMismatch { id: id(), expected: "job", found: text("batch") },
+        Error::Transition { id: id(), from: Status::Failed, to: Status::Running },
+        Error::TooLarge { what: "record", bytes: 2, limit: 1 },
+        Error::Overloaded { what: "operations waiting in the store", limit: 1 },
+        Error::Unserializable { field: text("state.rate"), reason: text("NaN") },
+        Error::Corrupt { path: path(), offset: Some(3), reason: text("a checksum") },
+        Error::NewerFormat { path: path(), found: 9, supported: 1 },
+        Error::Schema { id: id(), kind: "job", version: 2, reason: text("no field `n`") },
+        Error::StateFile { path: path(), kind: "settings", version: 2, reason: text("no field `n`") },
+        Error::Busy { path: path(), waited: Duration::from_secs(1) },
+        full(),
+        Error::NotApplied { id: id(), reason: reason() },
+        Error::Unknown { id: id(), reason: reason() },
+        Error::Poisoned { reason: reason() },
+        Error::Panicked { id: id(), message: text("index out of bounds") },
+        Error::rejected("the order is paid already"),
+        Error::CrashLoop { id: id(), crashes: 5, window: Duration::from_secs(60) },
+        Error::Crashed { id: id() },
+        Error::Prepare { kind: "job", source: told },
+        Error::Root { path: path(), reason: text("HOME is not set; set HOME") },
+        Error::NotAnswered { id: id(), key: text("deploy"), why: Unanswered::TimedOut },
+        Error::Remote { id: id(), reason: text("it is shutting down; try again") },
+        Error::Closed,
+    ]
+}
+
+#[test]
+fn every_message_ends_in_what_to_do_next() {
+    let all = all();
+    let kinds: std::collections::BTreeSet<_> = all.iter().map(advised).collect();
+    assert_eq!(kinds.len(), 29, "a variant is missing from the list, or two end in the same words");
+    for error in all {
+        let said = error.to_string();
+        assert!(said.ends_with(advised(&error)), "{said}");
+    }
+    for why in [Unanswered::TimedOut, Unanswered::Cancelled, Unanswered::Withdrawn] {
+        assert!(why.to_string().contains("ask"), "{why}");
+    }
+}
+
+#[test]
+fn no_message_says_the_same_twice() {
+    let again = Error::Overloaded { what: "bytes of commits waiting for the log", limit: 1 };
+    let id = InstanceId::new("a-1").expect("it is valid");
+    let mut all = all();
+    all.push(Error::NotApplied { id, reason: Arc::new(again) });
+    all.push(Error::Poisoned { reason: Arc::new(Error::Closed) });
+    for error in all {
+        let said = error.to_string();
+        let mut parts: Vec<&str> = said.split([';', ':', ',']).map(str::trim).collect();
+        let count = parts.len();
+        parts.sort_unstable();
+        parts.dedup();
+        assert_eq!(parts.len(), count, "{said}");
+    }
+}
+
+#[test]
+fn a_life_that_is_over_is_told_apart_from_one_that_can_go_on() {
+    let from = |from| Error::Transition { id: InstanceId::generate(), from, to: Status::Running }.to_string();
+    assert!(from(Status::Succeeded).ends_with("its life is over: make a new instance"));
+    assert!(from(Status::Cancelled).ends_with("it can become pending"));
+}
