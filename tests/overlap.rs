@@ -83,13 +83,13 @@ fn held_up() -> (Steps, Arc<Mutex<()>>) {
 async fn while_the_end_of_a_job_is_not_durable_its_worker_does_one_more_and_reports_none() -> TestResult {
     let root = tempfile::tempdir()?;
     let (steps, lock) = held_up();
-    let (hold, held) = (oneshot::channel::<()>(), oneshot::channel());
+    let (release, locked) = (oneshot::channel::<()>(), oneshot::channel());
     let holding = std::thread::spawn(move || {
-        let _locked = lock.lock();
-        let _ = held.0.send(());
-        let _ = hold.1.blocking_recv();
+        let _held = lock.lock();
+        let _ = locked.0.send(());
+        let _ = release.1.blocking_recv();
     });
-    held.1.await?;
+    locked.1.await?;
     let store = Store::open(root.path(), steps).await?;
     let batch = three_jobs(&store).await?;
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -109,7 +109,7 @@ async fn while_the_end_of_a_job_is_not_durable_its_worker_does_one_more_and_repo
     assert_eq!((batch.progress().await?.completed, batch.progress().await?.current), (0, 2));
     assert!(told.lock().expect("whole").is_empty(), "reported before it is durable");
 
-    drop(hold.0);
+    drop(release.0);
     holding.join().map_err(|_| "the thread panicked")?;
     let summary = running.await??;
     assert!(summary.all_succeeded(), "{summary:?}");
