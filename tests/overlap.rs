@@ -48,13 +48,13 @@ impl Job for Steps {
         if let Some((name, lock)) = &self.held
             && session.id().as_str() == *name
         {
-            // Not a channel: whom it wakes may be put on the thread that is about to block.
             let begun = Arc::new(AtomicBool::new(false));
             let (session, lock, has_begun) = (session.clone(), Arc::clone(lock), Arc::clone(&begun));
             tokio::spawn(async move {
                 let hold_up = move |tx: &mut fiefdom::Transaction<()>| {
                     has_begun.store(true, Ordering::SeqCst);
-                    drop(lock.lock());
+                    // The runtime goes on without this thread.
+                    tokio::task::block_in_place(|| drop(lock.lock()));
                     tx.event("held", &json!({}))
                 };
                 session.commit(hold_up).await
