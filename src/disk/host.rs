@@ -1,9 +1,14 @@
 //! What this machine says of itself.
 
+use std::sync::OnceLock;
+
 /// What tells one run of the system from the next: after a reboot it is another. Empty where the
 /// system does not say.
 pub(crate) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    // Asked for with every command that is started.
+    static ID: OnceLock<String> = OnceLock::new();
+    let read = || std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned());
+    ID.get_or_init(|| read().unwrap_or_default()).clone()
 }
 
 /// The name of the machine, for messages.

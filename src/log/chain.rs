@@ -201,8 +201,8 @@ impl Chain {
             state = state.take().or(line.state.as_ref());
             line.record.as_ref()
         });
-        let parse = |raw: &Box<RawValue>| RawRecord::parse(raw.get().as_bytes()).map_err(|e| e.to_string());
-        let Some(mut record) = whole.map(parse).transpose()?.or_else(|| disk.cloned()) else { return Ok(None) };
+        let parse = |raw: &RawValue| RawRecord::parse(raw.get().as_bytes()).map_err(|e| e.to_string());
+        let Some(mut record) = whole.map(|raw| parse(raw)).transpose()?.or_else(|| disk.cloned()) else { return Ok(None) };
         if let Some(state) = state {
             record.state = Arc::new(state.clone());
         }

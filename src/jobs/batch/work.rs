@@ -56,34 +56,6 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
         }
     }
 
-    /// Marks an item, as [`Batch::mark_completed`] or [`Batch::mark_failed`], and takes the next in the
-    /// same commit.
-    pub(in crate::jobs) async fn mark_and_next<R: Serialize + Send + 'static>(
-        &self,
-        claim: &Claim<T>,
-        outcome: Result<R, String>,
-    ) -> Result<Option<Claim<T>>> {
-        let open = self.own(claim)?;
-        let slot = self.slot().await?;
-        let shared = Arc::clone(&self.shared);
-        let taken = self.instance.commit(move |tx| {
-            tx.set_durability(Durability::Os);
-            close(tx, open, outcome)?;
-            // A refusal leaves the state as it was.
-            match take(tx, &shared) {
-                Ok(taken) => Ok(Some(taken)),
-                Err(Error::Rejected { source }) if source.is::<NotNow>() => settle(tx).map(|()| None),
-                Err(error) => Err(error),
-            }
-        });
-        let taken = taken.await?.value;
-        drop(slot);
-        match taken {
-            Some(taken) => self.claim(taken).await.map(Some),
-            None => self.next().await,
-        }
-    }
-
     async fn claim(&self, (line, ticket): (Option<Line>, Ticket)) -> Result<Claim<T>> {
         let item = match line {
             Some(line) => items::parse(&self.items_path(), &line)?,
