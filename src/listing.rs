@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::blocking;
 use crate::disk::listing::{Created, Damaged, Door, Entry, Index, Rewrite, WORTH_IT};
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
@@ -11,6 +12,10 @@ use crate::view::{Filter, Listing, View};
 
 /// How many entries of the index one listing corrects.
 const CORRECTIONS: usize = 256;
+
+/// Most threads that read when instances were created, and how many of these are worth one.
+const THREADS: usize = 8;
+const IDS_PER_THREAD: usize = 1024;
 
 impl View {
     pub(crate) fn list_where<S>(
@@ -152,15 +157,14 @@ impl<S, P: Fn(RawRecord) -> Result<Option<Record<S>>>> Page<'_, S, P> {
             return Ok(self.finish(root));
         }
         let known = rewrite.as_ref().and_then(|rewrite| cached(rewrite.known().map(Some))).unwrap_or_default();
-        let mut entries: Vec<Entry> = Vec::with_capacity(known.len());
-        for id in ids {
-            let created = match known.get(&id) {
-                Some(created) if *created != Created::UNKNOWN => *created,
-                // One that cannot be read is looked at first, and says why.
-                _ => activate::created(root, &id).unwrap_or(Created::UNKNOWN),
-            };
-            entries.push((created, id));
-        }
+        let created = |id: &InstanceId| match known.get(id) {
+            Some(created) if *created != Created::UNKNOWN => Ok(*created),
+            // One that cannot be read is looked at first, and says why.
+            _ => Ok(activate::created(root, id).unwrap_or(Created::UNKNOWN)),
+        };
+        let ids: Vec<InstanceId> = ids.collect();
+        let born = blocking::at_once(&ids, THREADS, IDS_PER_THREAD, &created)?;
+        let mut entries: Vec<Entry> = born.into_iter().zip(ids).collect();
         drop(known);
         entries.sort_unstable();
         let mut newest = entries.iter().rev().cloned();

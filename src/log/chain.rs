@@ -202,7 +202,9 @@ impl Chain {
             line.record.as_ref()
         });
         let parse = |raw: &RawValue| RawRecord::parse(raw.get().as_bytes()).map_err(|e| e.to_string());
-        let Some(mut record) = whole.map(|raw| parse(raw)).transpose()?.or_else(|| disk.cloned()) else { return Ok(None) };
+        let Some(mut record) = whole.map(|raw| parse(raw)).transpose()?.or_else(|| disk.cloned()) else {
+            return Ok(None);
+        };
         if let Some(state) = state {
             record.state = Arc::new(state.clone());
         }

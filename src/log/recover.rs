@@ -7,7 +7,6 @@
 //! while another lives on leaves the same. No byte is deleted that the library did not write.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use super::commit::Line;
 use super::lane::sync_files;
 use super::renewal::Renewal;
 use super::trash;
+use crate::blocking;
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, Lock, Locked};
 use crate::disk::root::Root;
@@ -209,7 +209,7 @@ impl Recovery<'_> {
 
     /// Each file is flushed on its own.
     fn one_by_one(&self, all: &[Remnant]) -> Result<Vec<Brought>> {
-        self.for_each(all, |remnant| {
+        for_each(all, |remnant| {
             let brought = self.prepare(remnant, Sync::Yes)?;
             self.publish(remnant, &brought, Sync::Yes)?;
             self.settle(remnant, &brought)?;
@@ -228,17 +228,17 @@ impl Recovery<'_> {
         let mut group: Vec<Brought> = Vec::new();
         while group.len() < all.len() && group.iter().map(Brought::bytes).sum::<u64>() < GROUP_BYTES {
             let next = &all[group.len()..all.len().min(group.len() + AT_ONCE)];
-            group.extend(self.for_each(next, |remnant| self.prepare(remnant, Sync::No))?);
+            group.extend(for_each(next, |remnant| self.prepare(remnant, Sync::No))?);
         }
         if !without(Protection::BatchFlush) && !self.root.top.sync_file_system() {
             return Ok(None);
         }
         let pairs: Vec<(&Remnant, &Brought)> = all.iter().zip(&group).collect();
-        self.for_each(&pairs, |(remnant, brought)| self.publish(remnant, brought, Sync::No))?;
+        for_each(&pairs, |(remnant, brought)| self.publish(remnant, brought, Sync::No))?;
         if !self.root.top.sync_file_system() {
             return Ok(None);
         }
-        self.for_each(&pairs, |(remnant, brought)| self.settle(remnant, brought))?;
+        for_each(&pairs, |(remnant, brought)| self.settle(remnant, brought))?;
         Ok(Some(group))
     }
 
@@ -250,14 +250,6 @@ impl Recovery<'_> {
                 let _ = Renewal::discard(&dir);
             }
         }
-    }
-
-    fn for_each<T: std::marker::Sync, R: Send>(
-        &self,
-        all: &[T],
-        one: impl Fn(&T) -> Result<R> + std::marker::Sync,
-    ) -> Result<Vec<R>> {
-        at_once(self.root.instances.path(), all, &one)
     }
 
     /// Writes the new files of one instance, which have no names yet.
@@ -360,28 +352,11 @@ thread_local! {
     pub(crate) static TESTED_MANY: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(None) };
 }
 
-/// Does the work on several threads when there is much of it: most of it is waiting for the disk. The
-/// results come in order.
-fn at_once<T: std::marker::Sync, R: Send>(
-    path: &Path,
+fn for_each<T: std::marker::Sync, R: Send>(
     all: &[T],
-    one: &(impl Fn(&T) -> Result<R> + std::marker::Sync),
+    one: impl Fn(&T) -> Result<R> + std::marker::Sync,
 ) -> Result<Vec<R>> {
-    let share = all.len().div_ceil(THREADS).max(INSTANCES_PER_THREAD);
-    std::thread::scope(|scope| {
-        let (own, rest) = all.split_at(share.min(all.len()));
-        let mut others = Vec::new();
-        for part in rest.chunks(share) {
-            let work = move || part.iter().map(one).collect::<Result<Vec<R>>>();
-            let thread = std::thread::Builder::new().name("fiefdom-recover".into()).spawn_scoped(scope, work);
-            others.push(thread.map_err(|e| Error::io("start a thread to recover", path, e))?);
-        }
-        let mut done = own.iter().map(one).collect::<Result<Vec<R>>>()?;
-        for other in others {
-            done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
-        Ok(done)
-    })
+    blocking::at_once(all, THREADS, INSTANCES_PER_THREAD, &one)
 }
 
 /// Finishes a deletion. A directory whose record is missing or torn (after a power cut) is that of the
