@@ -19,12 +19,12 @@ const XARGS_BARE: &str = "xargs -P2 -n1, without a shell";
 const PUEUE: &str = "pueue, parallel limit 2";
 const LIMIT: &str = "limit: spawn and wait for sh -c from two threads";
 
-const MISSED_PARALLEL: &str = "GNU parallel keeps output and outcome of a job too, but flushes nothing. A job of ours \
-    waits for the disk twice, one wait after the other: for its process, before anything of it runs, and for its end. \
-    The processors are idle for about two fifths of the time; four jobs at once are only a tenth faster than two, so \
-    these waits are not all of it, and what the rest is was not found out. Opening and closing the store take about a \
-    fifth of the whole, most of it supposedly the flushes of all files at the end. To try next: let the end of one job \
-    become durable while the next one runs, and fewer flushes at the end.";
+const MISSED_PARALLEL: &str = "GNU parallel keeps output and outcome of a job too, but flushes nothing. The end of a job \
+    becomes durable while the next one runs; its beginning does not: it is taken, its instance made, its shell started and \
+    its process put on disk, one after the other and over several threads, while nothing of it runs, and the processors are \
+    idle for about two fifths of the time. Closing the store takes a sixth of the whole, for the flushes of each file of \
+    each instance. To try next: make the instance of the next job ahead, and flush all files with one call when the store \
+    is closed.";
 const MISSED_XARGS: &str = "xargs keeps nothing: no output, no outcome, no place to go on from, and its jobs live on when \
     it is killed. A job of ours takes about twice the processor time of the shell alone (an instance with four \
     directories and five files, four commits, an actor): with both processors busy all the time that alone would give \

@@ -50,13 +50,14 @@ pub fn goals() -> Vec<Goal> {
     ]
 }
 
-const BESIDE_A_DATABASE: &str = "Mostly processor time: without a flush the gap is as wide or wider. A quarter of an \
-update is the encoding of its whole record; then there is a copy of the state to go back to, bounded queues, and a record \
-around the state. The peer has none of that, writes the last alone of several states of one instance in a batch, and keeps \
-other processes out of its database. The rest is the disk: the peer writes one file, ours also keeps the files of the \
-instances up to date, and where to replace a file is dear (disk A discards each freed block at once) the flush of the log \
-waits behind that. What would close it, at least in part: lines of the log that hold what has changed and not the whole \
-record, one pass over the state instead of two, and full segments that are used again instead of removed.";
+const BESIDE_A_DATABASE: &str = "Mostly processor time: without a flush the gap is as wide or wider. About a third of \
+the instructions of an update (callgrind) are the encoding of its line; then there is a copy of the state to go back to, \
+bounded queues, and nine allocations that one thread makes and another frees. The peer has none of that, writes the last \
+alone of several states of one instance in a batch, and keeps other processes out of its database. The rest is the disk: \
+the peer writes one file, ours also keeps the files of the instances up to date, and where to replace a file is dear \
+(disk A discards each freed block at once) the flush of the log waits behind that. What would close it, at least in part: \
+the encoding straight into the buffer of the batch, the check of the state and its encoding in one pass, and one line for \
+several commits of an instance in a batch.";
 
 const BESIDE_THE_LIMIT: &str = "The limit only appends. What 512 callers wait for is that their changes are applied, \
 encoded and answered, each in its own task, while the files of 512 instances follow. See above for what would close a \
