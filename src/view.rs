@@ -96,7 +96,7 @@ pub struct Listing<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Waiting {
-    /// Nothing: what is read is complete.
+    /// Nothing: what is read is complete, unless another process is recovering at this moment.
     Nothing,
     /// A dead process left commits behind, and they were recovered.
     Recovered,
@@ -121,8 +121,8 @@ impl View {
         Self { root: Some(root), path }
     }
 
-    /// Recovers what dead processes left, if that is possible at once: it does not wait for a lock, and
-    /// a failure is the answer [`Waiting::DeadWriter`].
+    /// Recovers what dead processes left, if that is possible at once. It waits for nobody, and a failure
+    /// is the answer [`Waiting::DeadWriter`].
     #[must_use]
     pub fn recover(&self) -> Waiting {
         let Some(root) = &self.root else { return Waiting::Nothing };

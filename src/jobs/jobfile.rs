@@ -90,6 +90,7 @@ impl JobFileProblem {
 /// be one, and if not, why ("an id holds no blanks").
 ///
 /// # Errors
+///
 /// All problems of the file in the order of its lines, up to
 /// 20 of them and then one more entry, without a line, that says
 /// how many others there are. Of one line only the first problem is told. The

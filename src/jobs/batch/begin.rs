@@ -1,4 +1,4 @@
-//! Making a batch, and going on with one.
+//! Making a batch, and going on with one. No item is handed out here.
 
 use std::any::TypeId;
 use std::marker::PhantomData;
@@ -105,7 +105,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     }
 
     /// Loads a batch, and goes on with it. Items that were handed out and whose process died are
-    /// `interrupted` from then on, and are taken first. It reads neither the items nor the events.
+    /// `interrupted` from then on, and are taken first. It reads neither the items nor the events. Of a
+    /// dropped future: see [`Batch`].
     ///
     /// # Errors
     ///
@@ -169,6 +170,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     /// [`Batch::create_with`]. A creation that was cut short is completed.
     ///
     /// The items are compared one by one as they come, with their file; `settings` are not compared.
+    /// Of a dropped future: as [`Batch::create_with`].
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Taking items, and marking them.
+//! Taking items, and marking them: one commit each. No item is worked on here.
 
 use std::sync::Arc;
 
@@ -101,7 +101,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
         self.read_item(result.place()).await
     }
 
-    /// Marks an item completed, with its result: one commit, with the event `item.completed`.
+    /// Marks an item completed, with its result: one commit, with the event `item.completed`. Of a
+    /// dropped future: see [`Batch`].
     ///
     /// # Errors
     ///
