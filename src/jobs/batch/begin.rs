@@ -54,7 +54,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     /// # Errors
     ///
     /// [`Error::AlreadyExists`] for the batch, or for the instance of a job; [`Error::TooLarge`] for
-    /// more than [`MAX_ITEMS`], or an item of more than 16 MiB; [`Error::InvalidInput`] for no items,
+    /// more than [`MAX_ITEMS`](super::MAX_ITEMS), or an item of more than 16 MiB; [`Error::InvalidInput`] for no items,
     /// and for jobs that cannot be made; [`Error::Unserializable`]. Nothing is left then.
     pub async fn create_with<I: Instance>(
         store: &Store<I>,
