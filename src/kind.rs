@@ -60,6 +60,10 @@ pub trait Instance: Send + Sync + 'static {
     /// The durable document. A change to it is made on a copy (hence `Clone`), and counts when it
     /// is durable.
     ///
+    /// It is stored as JSON, and what JSON cannot hold is refused before anything is written, with the
+    /// name of the field: NaN and infinity, map keys that are not text, paths that are not UTF-8,
+    /// integers of more than 64 bits, more than 120 levels of nesting.
+    ///
     /// Fields that the type does not know are dropped when the state is next written: keep them
     /// with `#[serde(flatten)]`. (Unknown fields of the record around the state are always kept.)
     type State: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
@@ -246,8 +250,8 @@ impl Untyped {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] when it is not JSON, has a key twice in one object, or is nested too
-    /// deep.
+    /// [`Error::InvalidInput`] when it is not JSON, has a key twice in one object, or is nested deeper
+    /// than 127 levels. (A state that is to be stored has 120 at most.)
     pub fn parse(json: &str) -> Result<Value> {
         crate::record::json::check(json.as_bytes())
             .and_then(|()| serde_json::from_str(json))

@@ -78,7 +78,7 @@ pub struct Migrated {
     pub id: InstanceId,
     /// Its kind, empty when its record could not be read.
     pub kind: String,
-    /// The version that it had.
+    /// The version that it had; 0 when its record could not be read.
     pub from: u32,
     /// The version that this program has; none when it does not know the kind.
     pub to: Option<u32>,

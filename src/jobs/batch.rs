@@ -72,7 +72,8 @@ impl BatchSettings {
     }
 }
 
-/// How far a batch is. The counts from `completed` on add up to `total`.
+/// How far a batch is. The counts from `completed` to `pending` add up to `total`; `retrying` is a part of
+/// `failed`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
