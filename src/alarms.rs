@@ -66,7 +66,7 @@ impl<I: Instance> InstanceRef<I> {
     /// # Ok(()) }
     /// ```
     ///
-    /// Of a dropped future: see [`InstanceRef`].
+    /// When the future is dropped: see [`InstanceRef`].
     ///
     /// # Errors
     ///

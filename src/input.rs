@@ -125,7 +125,8 @@ impl<I: Instance> InstanceRef<I> {
     /// let store = Store::open(dir.path(), Untyped).await?;
     /// let release = store.create(NewInstance::new()).await?;
     /// let schema = json!({ "enum": ["yes", "no"] });
-    /// let asked = release.request_input_within("deploy", "Deploy?", schema.clone(), Duration::ZERO).await;
+    /// let now = Duration::ZERO;
+    /// let asked = release.request_input_within("deploy", "Deploy?", schema.clone(), now).await;
     /// assert!(matches!(asked, Err(Error::NotAnswered { .. })));
     ///
     /// // Somebody answers: days later, in another process.
@@ -134,7 +135,7 @@ impl<I: Instance> InstanceRef<I> {
     /// # store.shutdown().await }
     /// ```
     ///
-    /// Of a dropped future: as [`InstanceRef::request_input`].
+    /// When the future is dropped: as [`InstanceRef::request_input`].
     /// # Errors
     ///
     /// [`Error::NotAnswered`] also when the time is up, and those of [`InstanceRef::request_input`].

@@ -51,7 +51,7 @@ use crate::record::{Event, InstanceId, Record, Status};
 /// build.update(|state| state["step"] = "compile".into()).await?;
 /// build.append("step.begun", "compile").await?;
 ///
-/// assert_eq!(build.read(|state| state["step"] == "compile").await?, true);
+/// assert!(build.read(|state| state["step"] == "compile").await?);
 /// let first = build.events(1).next().await.expect("it does not end")?;
 /// assert_eq!((first.seq, first.kind.as_str()), (1, "step.begun"));
 /// # store.shutdown().await }
@@ -229,7 +229,8 @@ impl<I: Instance> InstanceRef<I> {
     /// Changes the state: `change` works on a copy, which becomes the state when it is durable.
     /// Returns what `change` returns.
     ///
-    /// `change` runs in the actor, one after the other, so it should not block.
+    /// `change` runs in the actor, one after the other, so it should not block. When the future is
+    /// dropped: see [`InstanceRef`].
     ///
     /// ```
     /// # use fiefdom::{InstanceRef, Untyped, Result};
@@ -260,7 +261,7 @@ impl<I: Instance> InstanceRef<I> {
 
     /// Changes state, status, tags and events together, all or nothing. When `change` returns an
     /// error nothing is changed, and the error is returned as it is; wrap one of your own with
-    /// [`Error::rejected`].
+    /// [`Error::rejected`]. When the future is dropped: see [`InstanceRef`].
     ///
     /// ```
     /// # use fiefdom::{InstanceRef, Status, Untyped, Result};

@@ -35,11 +35,12 @@
 //!
 //! # What holds everywhere
 //!
-//! - It runs on `tokio`, in either flavour of its runtime, with time and I/O enabled. Disk work is done on
-//!   threads that may block; only [`View`] and [`Doctor`] block whoever calls them, and say so.
-//! - A future does nothing before it is polled. When it is dropped after that, what it asked for is done as
-//!   a whole or not at all, and never by halves: [`InstanceRef`] and [`Store`] say it for their functions,
-//!   and a function that differs says it itself.
+//! - It runs on `tokio`, in either flavour of its runtime, with time and I/O enabled. Disk work is done
+//!   on threads that may block; only [`View`], [`Doctor`] and a rehearsal of a [`Migration`] block
+//!   whoever calls them, and say so.
+//! - A future does nothing before it is polled. When it is dropped after that, what it asked for is done
+//!   as a whole or not at all: [`InstanceRef`], [`Store`] and [`jobs::Batch`] say more for all of their
+//!   functions, and a function that differs says so itself.
 //! - Sizes are in bytes, times in UTC, and whatever can grow has a limit.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

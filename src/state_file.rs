@@ -190,7 +190,7 @@ impl<T: FileState> StateFile<T> {
     }
 
     /// [`StateFile::update`] with a closure that may refuse: then its error is returned as
-    /// [`Error::Rejected`]. Of a dropped future: as [`StateFile::update`].
+    /// [`Error::Rejected`]. When the future is dropped: as [`StateFile::update`].
     ///
     /// # Errors
     ///

@@ -176,7 +176,7 @@ impl<I: Instance> Store<I> {
     }
 
     /// Makes a new instance, as durably as the store's level says (or [`NewInstance::durability`]), in
-    /// the status `pending`. It is live afterwards.
+    /// the status `pending`. It is live afterwards. When the future is dropped: see [`Store`].
     ///
     /// # Errors
     ///
@@ -302,7 +302,8 @@ impl<I: Instance> Store<I> {
     ///
     /// # Errors
     ///
-    /// Those of [`Store::flush`], and [`Error::Io`]. A record that cannot be read is not an error: it is in [`Listing::damaged`].
+    /// Those of [`Store::flush`], and [`Error::Io`]. A record that cannot be read is not an error: it is
+    /// in [`Listing::damaged`].
     pub async fn list(&self, filter: Filter) -> Result<Listing<I::State>> {
         self.flush().await?;
         let view = self.view();

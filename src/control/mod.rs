@@ -103,7 +103,7 @@ impl<I: Instance> InstanceRef<I> {
     /// and does not begin a job that is paused. Does nothing when it is paused already.
     ///
     /// A pause outlives the process: an instance that was paused when its owner died is `paused` still.
-    /// Of a dropped future: see [`InstanceRef`].
+    /// When the future is dropped: see [`InstanceRef`].
     ///
     /// # Errors
     ///

@@ -103,8 +103,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
         self.read_item(result.place()).await
     }
 
-    /// Marks an item completed, with its result: one commit, with the event `item.completed`. Of a
-    /// dropped future: see [`Batch`].
+    /// Marks an item completed, with its result: one commit, with the event `item.completed`.
+    /// When the future is dropped: see [`Batch`].
     ///
     /// # Errors
     ///
