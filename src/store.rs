@@ -34,9 +34,9 @@ use crate::view::{Filter, Listing, View};
 /// lag behind the log until the next opening recovers it.
 ///
 /// **When the future of one of its functions is dropped** before it was first polled, nothing
-/// happens. After that a function that changes something may have done it or not, as a whole; what
-/// the disk has begun goes on to its end, and whoever asks for the same instance next waits for that.
-/// One that reads has changed nothing.
+/// happens. After that a function that changes something may do it or not, as a whole: what has begun
+/// goes on to its end, and a use of the same instance right after that may still come before it. One
+/// that reads has changed nothing.
 ///
 /// ```
 /// use fiefdom::{NewInstance, Store, Untyped};
