@@ -1,4 +1,5 @@
-//! `instance.json`: the lifecycle metadata and the typed state of an instance.
+//! `instance.json`: the lifecycle metadata and the typed state of an instance. No file is read or
+//! written here.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
