@@ -6,7 +6,8 @@
 //!                         └──────────────── is it still this one? ─────┘<──────────────┘
 //! ```
 //!
-//! The index says where to look, the record of the instance, under its lock, what is true.
+//! The index says where to look, the record of the instance, under its lock, what is true. Nothing
+//! runs in the background: an alarm comes to whoever waits for it, and to nobody else.
 
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
@@ -65,6 +66,8 @@ impl<I: Instance> InstanceRef<I> {
     /// # Ok(()) }
     /// ```
     ///
+    /// When the future is dropped: see [`InstanceRef`].
+    ///
     /// # Errors
     ///
     /// Those of [`Transaction::set_alarm`](crate::Transaction::set_alarm) and [`InstanceRef::update`].
@@ -88,6 +91,24 @@ impl<I: Instance> InstanceRef<I> {
 ///
 /// Nothing runs beside it: it looks when [`Alarms::next`] is waited for, and when it is dropped
 /// nobody waits any more.
+///
+/// ```
+/// use fiefdom::{NewInstance, Store, Untyped};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = Store::open(dir.path(), Untyped).await?;
+/// let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+/// build.set_alarm(chrono::Utc::now(), "has it ended?").await?;
+///
+/// let mut alarms = store.alarms();
+/// let due = alarms.next().await.expect("the store is open")?;
+/// assert_eq!(due.payload::<String>()?, "has it ended?");
+/// due.instance().append("looked", ()).await?;
+/// due.done().await?; // until then, it comes again
+/// # store.shutdown().await }
+/// ```
 pub struct Alarms<I: Instance> {
     engine: Arc<Engine>,
     bell: watch::Receiver<()>,
@@ -140,7 +161,8 @@ impl<I: Instance> Alarms<I> {
         self
     }
 
-    /// Waits for the next alarm that is due. `None` when the store is shut down. Cancel safe.
+    /// Waits for the next alarm that is due. `None` when the store is shut down. Cancel safe: an alarm
+    /// that was not returned is found again.
     ///
     /// # Errors
     ///
@@ -171,7 +193,8 @@ impl<I: Instance> Alarms<I> {
         }
     }
 
-    /// The same as a stream, to work on several at once with what `futures` has for that.
+    /// The same as a stream, to work on several at once with what `futures` has for that. It ends when
+    /// the store is shut down.
     pub fn into_stream(self) -> impl Stream<Item = Result<DueAlarm<I>>> + Send + Unpin {
         stream::unfold(self, |mut alarms| async move { alarms.next().await.map(|item| (item, alarms)) }).boxed()
     }

@@ -1,4 +1,5 @@
-//! Disk work, off the runtime's own threads.
+//! Disk work, off the runtime's own threads. It is never cut short: what has begun goes on when nobody
+//! waits for it any more.
 
 use crate::error::{Error, Result};
 

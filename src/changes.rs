@@ -1,4 +1,4 @@
-//! The change feed as its readers see it.
+//! The change feed as its readers see it. It keeps nothing: the ring is in `log/changes.rs`.
 
 use futures::stream::{self, Stream, StreamExt as _};
 

@@ -46,8 +46,9 @@ impl<I: Instance> InstanceRef<I> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`](crate::Error::InvalidInput) and [`Error::TooLarge`](crate::Error::TooLarge) for what is beyond the limits of
-    /// [`Checkpoint`], and those of [`InstanceRef::update`]: the last checkpoint is the one before.
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) and
+    /// [`Error::TooLarge`](crate::Error::TooLarge) for what is beyond the limits of [`Checkpoint`], and
+    /// those of [`InstanceRef::update`]: the last checkpoint is the one before.
     ///
     /// When the future is dropped the checkpoint may be written or not, as a whole.
     pub async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<u64> {
@@ -69,12 +70,12 @@ impl<I: Instance> InstanceRef<I> {
     }
 
     /// The last checkpoint that was written, by whichever attempt and process; none when there was
-    /// none. Its file is written anew if it is missing or behind.
+    /// none. Its file is written anew if it is missing or behind, also when the future is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`](crate::Error::Corrupt) and [`Error::Io`](crate::Error::Io) when neither the file nor the event log can be read, and
-    /// those of [`InstanceRef`].
+    /// [`Error::Corrupt`](crate::Error::Corrupt) and [`Error::Io`](crate::Error::Io) when neither the
+    /// file nor the event log can be read, and those of [`InstanceRef`].
     pub async fn last_checkpoint(&self) -> Result<Option<LastCheckpoint>> {
         if self.record().await?.work.checkpoint_seq.is_none() {
             return Ok(None);

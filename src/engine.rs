@@ -1,5 +1,5 @@
 //! What all stores on one open root share: its log, its registry, its limits. And how an instance
-//! of a kind is brought to life.
+//! of a kind is brought to life. Who may be live is the registry's to say, never decided here.
 
 use std::any::Any;
 use std::sync::Arc;

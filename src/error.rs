@@ -1,4 +1,5 @@
-//! Errors by meaning. Each says what happened, where, and what to do next.
+//! Errors by meaning. Each says what happened, where, and what to do next. Nothing is logged or tried
+//! again here.
 
 mod advice;
 #[cfg(test)]
@@ -21,8 +22,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// An error of the user's own code: of a closure, a `prepare`, a job.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Everything that can go wrong. It is cheap to clone, because one fault may be the answer to many
-/// callers.
+/// Everything that can go wrong. Its text says what happened, where, and what to do next; the variant
+/// is for programs. It is cheap to clone, because one fault may be the answer to many callers.
+///
+/// Unless it is [`Error::Unknown`], [`Error::Crashed`] or [`Error::Remote`], or the function says
+/// otherwise, what was asked for was not done.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -126,7 +130,8 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// A file does not hold what it must. Its bytes are kept, and a copy is in the quarantine.
+    /// A file does not hold what it must. It stays as it is; of a record that cannot be used there is a
+    /// copy, with the reason, under `.fiefdom/quarantine/` once somebody tried to use the instance.
     #[error("{} is damaged{}: {reason}; its bytes are kept (of a store's file, a copy is under .fiefdom/quarantine): mend the file by hand, or restore it", path.display(), At(*offset))]
     Corrupt {
         /// The file.
@@ -146,7 +151,8 @@ pub enum Error {
         /// The newest that this program reads.
         supported: u64,
     },
-    /// The state does not have the shape of this kind, or could not be brought to it. Untouched.
+    /// The state does not have the shape of this kind, or could not be brought to it. The instance is
+    /// as it was.
     #[error(
         "the state of instance {id:?} cannot be used as {kind:?} version {version}: {reason}; its record is unchanged: migrate it, or use the program that wrote it"
     )]
@@ -161,7 +167,7 @@ pub enum Error {
         reason: String,
     },
     /// A [`StateFile`](crate::StateFile) does not hold what its type needs, or could not be brought
-    /// to it. Untouched.
+    /// to it. The file is as it was.
     #[error(
         "{} cannot be used as {kind:?} version {version}: {reason}; the file is unchanged: mend it by hand, or move it away to begin anew", path.display()
     )]
@@ -322,7 +328,7 @@ impl Error {
         matches!(self, Self::Io { action: "fsync" | "fdatasync" | "fsync the directory", .. })
     }
 
-    /// What the system said, when this is an error of a system call.
+    /// What the system said, when this is an error of a system call, or was caused by one.
     #[must_use]
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {

@@ -1,4 +1,5 @@
-//! Following the events of an instance: history, then live.
+//! Following the events of an instance: history, then live. It takes no lock, wakes no instance,
+//! and keeps no queue.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! Files that follow events: each is one JSON document that can be made again from the event log.
+//! Nothing is in them alone.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

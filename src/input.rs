@@ -112,8 +112,30 @@ impl<I: Instance> InstanceRef<I> {
     /// [`InstanceRef::request_input`], waiting for `timeout` at most. The time bounds the wait, not
     /// the question: that stays open, and asking again finds the answer when there is one.
     ///
-    /// With a `timeout` of zero it asks, and returns what answer there is.
+    /// With a `timeout` of zero it asks, and returns what answer there is:
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use fiefdom::{Error, NewInstance, Store, Untyped};
+    /// use serde_json::json;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = Store::open(dir.path(), Untyped).await?;
+    /// let release = store.create(NewInstance::new()).await?;
+    /// let schema = json!({ "enum": ["yes", "no"] });
+    /// let now = Duration::ZERO;
+    /// let asked = release.request_input_within("deploy", "Deploy?", schema.clone(), now).await;
+    /// assert!(matches!(asked, Err(Error::NotAnswered { .. })));
+    ///
+    /// // Somebody answers: days later, in another process.
+    /// release.answer("deploy", json!("yes")).await?;
+    /// assert_eq!(release.request_input("deploy", "Deploy?", schema).await?, "yes");
+    /// # store.shutdown().await }
+    /// ```
+    ///
+    /// When the future is dropped: as [`InstanceRef::request_input`].
     /// # Errors
     ///
     /// [`Error::NotAnswered`] also when the time is up, and those of [`InstanceRef::request_input`].

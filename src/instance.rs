@@ -1,4 +1,7 @@
 //! The handles: [`InstanceRef`] on one instance, [`Session`] with the prepared value beside it.
+//!
+//! They own nothing: no lock, no copy of the state. The record is never changed here, only by the
+//! actor.
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -25,11 +28,34 @@ use crate::record::{Event, InstanceId, Record, Status};
 ///
 /// Every function that needs the instance brings it to life if it is not, and reports the same
 /// errors when that fails: [`Error::NotFound`], [`Error::Locked`], [`Error::Corrupt`],
-/// [`Error::NewerFormat`], [`Error::KindMismatch`], [`Error::CrashLoop`], [`Error::Closed`], and
+/// [`Error::NewerFormat`], [`Error::KindMismatch`], [`Error::Schema`], [`Error::Gone`],
+/// [`Error::CrashLoop`], [`Error::Crashed`], [`Error::Io`], [`Error::Closed`], and
 /// [`Error::Overloaded`] when too much is waiting.
 ///
 /// **When the future of a change is dropped** before it was first polled, nothing happens. After
-/// that the change may be applied or not, as a whole; the next read says which.
+/// that the change may be applied or not, as a whole. A read right after that may still come before
+/// it; another change comes behind it, and its closure sees what became of it.
+///
+/// **When the future of a read is dropped**, nothing is changed.
+///
+/// ```
+/// use fiefdom::{NewInstance, Store, Untyped};
+/// use futures::StreamExt as _;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = Store::open(dir.path(), Untyped).await?;
+/// let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+///
+/// build.update(|state| state["step"] = "compile".into()).await?;
+/// build.append("step.begun", "compile").await?;
+///
+/// assert!(build.read(|state| state["step"] == "compile").await?);
+/// let first = build.events(1).next().await.expect("it does not end")?;
+/// assert_eq!((first.seq, first.kind.as_str()), (1, "step.begun"));
+/// # store.shutdown().await }
+/// ```
 pub struct InstanceRef<I: Instance> {
     id: InstanceId,
     engine: Arc<Engine>,
@@ -60,7 +86,7 @@ pub struct Committed<R> {
     pub last_event_seq: u64,
 }
 
-/// A directory of an instance.
+/// A directory of an instance, which is the caller's to use: see [`InstanceRef::dir`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubDir {
@@ -75,7 +101,7 @@ pub enum SubDir {
 }
 
 impl SubDir {
-    /// Its name.
+    /// Its name, below [`InstanceRef::path`].
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -88,7 +114,7 @@ impl SubDir {
 }
 
 /// Keeps an instance live: it is not let go for being idle, or for being the least used, until this
-/// is dropped.
+/// is dropped. Made by [`InstanceRef::keep_awake`]. A shutdown of the store does not wait for it.
 #[must_use = "the instance is kept awake only while this lives"]
 #[derive(Debug)]
 pub struct KeepAwake {
@@ -138,7 +164,8 @@ impl<I: Instance> InstanceRef<I> {
         Ok((live, permit))
     }
 
-    /// The last durable record, as an immutable snapshot.
+    /// The last durable record, as an immutable snapshot: nothing is copied, and the actor is not asked.
+    /// It has every change that has returned, and none that is not durable yet.
     ///
     /// # Errors
     ///
@@ -167,7 +194,8 @@ impl<I: Instance> InstanceRef<I> {
         Ok(I::State::clone(&self.record().await?.state))
     }
 
-    /// A part of the last durable state, without copying the whole.
+    /// A part of the last durable state, without copying the whole. `read` runs in the task of the
+    /// caller, and holds nobody up.
     ///
     /// # Errors
     ///
@@ -201,6 +229,9 @@ impl<I: Instance> InstanceRef<I> {
     /// Changes the state: `change` works on a copy, which becomes the state when it is durable.
     /// Returns what `change` returns.
     ///
+    /// `change` runs in the actor, one after the other, so it should not block. When the future is
+    /// dropped: see [`InstanceRef`].
+    ///
     /// ```
     /// # use fiefdom::{InstanceRef, Untyped, Result};
     /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
@@ -217,8 +248,10 @@ impl<I: Instance> InstanceRef<I> {
     /// # Errors
     ///
     /// [`Error::Panicked`] when `change` panics, [`Error::Unserializable`] or [`Error::TooLarge`] for
-    /// what cannot be stored: the state is as it was. [`Error::NotApplied`] and [`Error::Unknown`]
-    /// when the disk fails. And those of [`InstanceRef`].
+    /// what cannot be stored ([`Options::record_bytes`](crate::Options::record_bytes),
+    /// [`Options::event_bytes`](crate::Options::event_bytes)): the state is as it was, and so it is after
+    /// [`Error::NotApplied`]. After [`Error::Unknown`] only a store that is opened again can tell. And
+    /// those of [`InstanceRef`].
     pub async fn update<R: Send + 'static>(
         &self,
         change: impl FnOnce(&mut I::State) -> R + Send + 'static,
@@ -228,7 +261,7 @@ impl<I: Instance> InstanceRef<I> {
 
     /// Changes state, status, tags and events together, all or nothing. When `change` returns an
     /// error nothing is changed, and the error is returned as it is; wrap one of your own with
-    /// [`Error::rejected`].
+    /// [`Error::rejected`]. When the future is dropped: see [`InstanceRef`].
     ///
     /// ```
     /// # use fiefdom::{InstanceRef, Status, Untyped, Result};
@@ -254,7 +287,7 @@ impl<I: Instance> InstanceRef<I> {
         self.call(None, change).await
     }
 
-    /// Appends one event, and returns its `seq`.
+    /// Appends one event, and returns its `seq`. The state is not copied for it.
     ///
     /// # Errors
     ///
@@ -264,7 +297,7 @@ impl<I: Instance> InstanceRef<I> {
         Ok(self.call(None, move |tx| tx.event(&kind, &data)).await?.value)
     }
 
-    /// Moves the instance to `next`, with a reason for people.
+    /// Moves the instance to `next`, with a reason for people, as [`Transaction::set_status`] does.
     ///
     /// # Errors
     ///
@@ -278,8 +311,9 @@ impl<I: Instance> InstanceRef<I> {
     /// or a duplicate, every new one as soon as it is durable. It does not end by itself.
     ///
     /// It takes no lock and does not wake the instance. Nothing is queued for it: a follower that
-    /// stalls costs no memory and slows nobody, and finds what it missed in the files. While another
-    /// process owns the instance, its files are looked at every 100 ms.
+    /// stalls costs no memory and slows nobody, and finds what it missed in the files. While no store
+    /// of this process has the instance live, its files are looked at every 100 ms: for the events of
+    /// another process, and for an instance that is not there yet.
     ///
     /// # Errors
     ///
@@ -289,7 +323,7 @@ impl<I: Instance> InstanceRef<I> {
         follow::stream(Arc::clone(&ground.root), self.id.clone(), from_seq, ground.log.feed(&self.id).follow())
     }
 
-    /// Keeps the instance live until the guard is dropped.
+    /// Keeps the instance live until the guard is dropped. When the future is dropped, it is not kept.
     ///
     /// # Errors
     ///
@@ -327,7 +361,8 @@ impl<I: Instance> InstanceRef<I> {
         std::future::pending::<()>().await;
     }
 
-    /// The path of a directory of the instance, made if it is missing (mode 0700).
+    /// The path of a directory of the instance, made if it is missing (mode 0700). When the future is
+    /// dropped it may have been made.
     ///
     /// # Errors
     ///
@@ -343,11 +378,13 @@ impl<I: Instance> InstanceRef<I> {
     }
 
     /// Writes `bytes` to `output/<name>`, in one step and durably, replacing what was there.
-    /// Returns the path.
+    /// Returns the path. It is a file, not a commit: the record does not know of it, and the size is
+    /// limited by the disk alone. When the future is dropped it goes on to its end.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] unless `name` is one plain file name; [`Error::Io`]; and those of
+    /// [`Error::InvalidInput`] unless `name` is one plain file name: 1 to 240 bytes, without a slash,
+    /// a backslash or a control character, not beginning with a dot. [`Error::Io`], and those of
     /// [`InstanceRef`].
     pub async fn put_artifact(&self, name: &str, bytes: impl Into<Vec<u8>>) -> Result<PathBuf> {
         check_file_name("artifact name", name, 240)?;
@@ -382,7 +419,39 @@ pub(crate) fn check_file_name(what: &'static str, name: &str, longest: usize) ->
 
 /// An instance together with the prepared value of its kind.
 ///
-/// It keeps the prepared value that it was made with, also when the store's is refreshed.
+/// It keeps the prepared value that it was made with, also when the store's is refreshed
+/// ([`Store::refresh`](crate::Store::refresh)), and is used as an [`InstanceRef`]. Cheap to clone.
+///
+/// ```
+/// use std::sync::Arc;
+/// use fiefdom::{BoxError, Instance, NewInstance, Store};
+///
+/// struct Greeter;
+///
+/// impl Instance for Greeter {
+///     const KIND: &'static str = "greeter";
+///     type State = u64;
+///     type Prepared = String;
+///
+///     async fn prepare(&self) -> Result<String, BoxError> {
+///         Ok("hello".into()) // a pool, a model: whatever takes long to make
+///     }
+///
+///     fn initial(&self, _greeting: &String, _new: &NewInstance) -> Result<u64, BoxError> {
+///         Ok(0)
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = Store::open(dir.path(), Greeter).await?;
+/// let one = store.create(NewInstance::new()).await?;
+/// let other = store.create(NewInstance::new()).await?;
+/// assert!(Arc::ptr_eq(one.prepared(), other.prepared()));
+/// one.update(|greeted| *greeted += 1).await?;
+/// # store.shutdown().await }
+/// ```
 pub struct Session<I: Instance> {
     instance: InstanceRef<I>,
     prepared: Arc<I::Prepared>,

@@ -1,4 +1,5 @@
-//! What an instance is: the trait that a user implements, and the kind that fits everything.
+//! What an instance is: the trait that a user implements, and the kind that fits everything. Values
+//! and types alone: nothing here knows a store, and nothing is written.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use crate::record::InstanceId;
 /// One implementation per kind; the value itself holds configuration (a path, a client).
 ///
 /// ```
-/// use fiefdom::{BoxError, Instance, NewInstance};
+/// use fiefdom::{BoxError, Instance, NewInstance, Store};
 /// use serde::{Deserialize, Serialize};
 ///
 /// struct Counter;
@@ -38,9 +39,19 @@ use crate::record::InstanceId;
 ///         Ok(Count { value: 0 })
 ///     }
 /// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = Store::open(dir.path(), Counter).await?;
+/// let counter = store.create(NewInstance::new()).await?;
+/// let value = counter.update(|count| { count.value += 1; count.value }).await?;
+/// assert_eq!(value, 1);
+/// # store.shutdown().await }
 /// ```
 pub trait Instance: Send + Sync + 'static {
-    /// The name of the kind, as it stands in the record.
+    /// The name of the kind, as it stands in the record. An instance of another kind is refused, so it
+    /// stays as it is once there are instances.
     const KIND: &'static str;
 
     /// The version of the shape of [`Instance::State`]. Default: 1.
@@ -48,6 +59,10 @@ pub trait Instance: Send + Sync + 'static {
 
     /// The durable document. A change to it is made on a copy (hence `Clone`), and counts when it
     /// is durable.
+    ///
+    /// It is stored as JSON, and what JSON cannot hold is refused before anything is written, with the
+    /// name of the field: NaN and infinity, map keys that are not text, paths that are not UTF-8,
+    /// integers of more than 64 bits, more than 120 levels of nesting.
     ///
     /// Fields that the type does not know are dropped when the state is next written: keep them
     /// with `#[serde(flatten)]`. (Unknown fields of the record around the state are always kept.)
@@ -57,27 +72,74 @@ pub trait Instance: Send + Sync + 'static {
     type Prepared: Send + Sync + 'static;
 
     /// Makes the prepared value. It runs at the first use, once however many wait for it; when it
-    /// fails, all of them get the error, and the next use tries again.
+    /// fails, all of them get the error, and the next use tries again. It runs in a task of its own, so
+    /// it goes on when those who wait for it give up.
     ///
     /// # Errors
     ///
-    /// Whatever goes wrong; the callers see it as [`Error::Prepare`].
+    /// Whatever goes wrong; the callers see it as [`Error::Prepare`], and a panic as well.
     fn prepare(&self) -> impl Future<Output = Result<Self::Prepared, BoxError>> + Send;
 
-    /// The state of a new instance. Called for every creation, so that no two share a value.
+    /// The state of a new instance. Called for every creation, so that no two share a value; in the
+    /// task of the caller, so it should not block.
     ///
     /// # Errors
     ///
-    /// Whatever is wrong with `new`; the caller sees it as [`Error::Rejected`], and nothing is made.
+    /// Whatever is wrong with `new`; the caller sees it as [`Error::Rejected`] (a panic as well), and
+    /// nothing is made.
     fn initial(&self, prepared: &Self::Prepared, new: &NewInstance) -> Result<Self::State, BoxError>;
 
     /// Brings a stored state from version `from` to version `from + 1`. Pure. The steps run one
     /// after the other when an older instance is activated; the old bytes stay until the first
-    /// commit of the new shape is durable.
+    /// commit of the new shape is durable. ([`Migration`](crate::Migration) brings all instances up to
+    /// date at once.)
+    ///
+    /// ```
+    /// use fiefdom::{BoxError, Instance, NewInstance, Store, Untyped};
+    /// use serde_json::{Value, json};
+    ///
+    /// struct Note;
+    ///
+    /// impl Instance for Note {
+    ///     const KIND: &'static str = "note";
+    ///     const SCHEMA_VERSION: u32 = 2;
+    ///     type State = Vec<String>;
+    ///     type Prepared = ();
+    ///
+    ///     async fn prepare(&self) -> Result<(), BoxError> {
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn initial(&self, (): &(), _new: &NewInstance) -> Result<Vec<String>, BoxError> {
+    ///         Ok(Vec::new())
+    ///     }
+    ///
+    ///     fn migrate(from: u32, state: Value) -> Result<Value, BoxError> {
+    ///         match from {
+    ///             1 => Ok(json!([state["text"]])), // version 1 had one text
+    ///             _ => Err(format!("there is no note of version {from}").into()),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let id = "remember".parse()?;
+    /// # let old = Store::open(dir.path(), Untyped).await?;
+    /// # let text = json!({ "text": "milk" });
+    /// # old.create(NewInstance::with_id(id).kind("note").input(text)).await?;
+    /// # old.shutdown().await?;
+    /// # let id = "remember".parse()?;
+    /// let store = Store::open(dir.path(), Note).await?;
+    /// assert_eq!(store.get(&id).await?.state().await?, ["milk"]);
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
-    /// When there is no such step, which is the default.
+    /// When there is no such step, which is the default. The caller sees it as [`Error::Schema`] (a
+    /// panic as well), and the instance is as it was.
     fn migrate(from: u32, state: Value) -> Result<Value, BoxError> {
         drop(state);
         Err(format!("{} has no migration from version {from}", Self::KIND).into())
@@ -110,7 +172,7 @@ pub struct NewInstance {
 }
 
 impl NewInstance {
-    /// An instance with a generated, time-ordered id.
+    /// An instance with a generated, time-ordered id: see [`InstanceId::generate`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -122,21 +184,22 @@ impl NewInstance {
         Self { id: Some(id), ..Self::default() }
     }
 
-    /// A name for people.
+    /// A name for people. Default: none. Names need not differ.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// A label. At most 64, of at most 256 bytes each; more is refused when the instance is made.
+    /// A label; one of the same key is replaced. At most 64, keys of 1 to 256 bytes, values of at most
+    /// 256; anything else is refused when the instance is made.
     #[must_use]
     pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.tags.insert(key.into(), value.into());
         self
     }
 
-    /// Retention leaves the instance alone.
+    /// Retention leaves the instance alone. Default: it does not.
     #[must_use]
     pub fn pinned(mut self) -> Self {
         self.pinned = true;
@@ -150,7 +213,7 @@ impl NewInstance {
         self
     }
 
-    /// When the creation is acknowledged, if not at the store's level.
+    /// When the creation is acknowledged. Default: [`Options::durability`](crate::Options::durability).
     #[must_use]
     pub fn durability(mut self, level: Durability) -> Self {
         self.durability = Some(level);
@@ -187,8 +250,8 @@ impl Untyped {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] when it is not JSON, has a key twice in one object, or is nested too
-    /// deep.
+    /// [`Error::InvalidInput`] when it is not JSON, has a key twice in one object, or is nested deeper
+    /// than 127 levels. (A state that is to be stored has 120 at most.)
     pub fn parse(json: &str) -> Result<Value> {
         crate::record::json::check(json.as_bytes())
             .and_then(|()| serde_json::from_str(json))

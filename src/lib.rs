@@ -32,6 +32,16 @@
 //! - [`Retention`], [`Migration`] and [`Alarms`] are for instances that live long.
 //! - [`StateFile`] is one JSON file outside of a store, shared by processes.
 //! - [`Options`] has every limit with its default, and [`Error`] says what went wrong and what to do next.
+//!
+//! # What holds everywhere
+//!
+//! - It runs on `tokio`, in either flavour of its runtime, with time and I/O enabled. Disk work is done
+//!   on threads that may block; only [`View`], [`Doctor`] and a rehearsal of a [`Migration`] block
+//!   whoever calls them, and say so.
+//! - A future does nothing before it is polled. When it is dropped after that, what it asked for is done
+//!   as a whole or not at all: [`InstanceRef`], [`Store`] and [`jobs::Batch`] say more for all of their
+//!   functions, and a function that differs says so itself.
+//! - Sizes are in bytes, times in UTC, and whatever can grow has a limit.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]

@@ -1,4 +1,5 @@
-//! Listing: all instances, or the newest through the index of `disk/listing`.
+//! Listing: all instances, or the newest through the index of `disk/listing`. The index only says
+//! where to look: what is listed is what the records say.
 
 use std::collections::BTreeMap;
 

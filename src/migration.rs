@@ -1,4 +1,5 @@
 //! Bringing every stored state of a root up to date, without waiting for each instance to be used.
+//! The steps are those of the kinds; nothing is ever written but by an ordinary commit.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -77,7 +78,7 @@ pub struct Migrated {
     pub id: InstanceId,
     /// Its kind, empty when its record could not be read.
     pub kind: String,
-    /// The version that it had.
+    /// The version that it had; 0 when its record could not be read.
     pub from: u32,
     /// The version that this program has; none when it does not know the kind.
     pub to: Option<u32>,
@@ -123,9 +124,10 @@ impl Migration {
         self
     }
 
-    /// Begins. Nothing happens unless the stream is polled; it yields every instance that was looked
-    /// at, in no order, and ends early when the store takes no more writes. When it is dropped, what
-    /// is under way goes on to its end, and the rest stays as it is.
+    /// Begins: finds the instances that there are. They are migrated while the stream is polled, at most
+    /// 64 at once; it yields every instance that was looked at, in no order, and ends early when the
+    /// store takes no more writes. When it is dropped, those under way are migrated or not, each as a
+    /// whole, and the rest stays as it is.
     ///
     /// The instances of a kind that this process has in use must be in use as that kind.
     ///

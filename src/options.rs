@@ -1,4 +1,4 @@
-//! What can be set, with its default.
+//! What can be set, with its default. Values alone: no file and no environment is read for them.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ pub enum Durability {
     Os,
 }
 
-/// The settings of a store. Every limit is finite.
+/// The settings of a store: begin with [`Options::default`], and give them to
+/// [`Store::open_with`](crate::Store::open_with). Every limit is finite by default.
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,15 +43,17 @@ pub struct Options {
     /// How long the first use of an instance waits for a place when all live ones are busy or kept
     /// awake. Default: 30 s.
     pub activation_wait: Duration,
-    /// Most operations waiting in one instance. Default: 256.
+    /// Most operations waiting in one instance; the next gets
+    /// [`Error::Overloaded`](crate::Error::Overloaded), as beyond every limit of what waits. Default: 256.
     pub queued_per_instance: usize,
     /// Most operations waiting in the store. Default: 65 536.
     pub queued_per_store: usize,
     /// Most bytes of commits waiting for the commit log. Default: 256 MiB.
     pub queued_bytes: usize,
-    /// Largest record as compact JSON, in bytes. Default: 2 MiB.
+    /// Largest record as compact JSON, in bytes; a commit of a larger one gets
+    /// [`Error::TooLarge`](crate::Error::TooLarge). Default: 2 MiB.
     pub record_bytes: usize,
-    /// Largest event as JSON, in bytes. Default: 256 KiB.
+    /// Largest event as JSON, in bytes, its time and its type included. Default: 256 KiB.
     pub event_bytes: usize,
     /// Size at which an event log begins a new file, in bytes. Default: 16 MiB.
     pub event_segment_bytes: u64,
@@ -64,7 +67,8 @@ pub struct Options {
     /// Changes that are kept for readers of [`Store::changes`](crate::Store::changes) that are behind,
     /// rounded up to a power of two. Default: 1 024.
     pub changes_kept: usize,
-    /// Crashes of one instance's actor within a minute after which it is left alone. Default: 5.
+    /// Crashes of one instance's actor within a minute after which it is left alone, with
+    /// [`Error::CrashLoop`](crate::Error::CrashLoop), until they are a minute old. Default: 5.
     pub crashes_per_minute: usize,
     /// How long a commit may take, from the moment it is handed to the commit log until it is
     /// durable, before a warning says so (an event of `tracing`, at most one in 10 s, with the number

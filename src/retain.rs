@@ -1,4 +1,5 @@
-//! Deleting what is over: [`Store::gc`], once or again and again.
+//! Deleting what is over: [`Store::gc`], once or again and again. Which instances may go is never
+//! decided here: `admin/retention.rs` judges each, twice.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,9 +29,11 @@ impl<I: Instance> Store<I> {
     ///
     /// Each is locked and judged again before it is deleted, and goes as a whole: the deletion is
     /// committed, the directory is moved aside in one step, then its files are removed. While one is
-    /// being deleted, others who want it get [`Error::Locked`].
+    /// being deleted, others who want it get [`Error::Locked`]. One that was used a moment ago is live
+    /// still, and is refused: a later run finds it.
     ///
-    /// When the future is dropped, what is deleted by then stays deleted, and the rest stays.
+    /// When the future is dropped, what is deleted by then stays deleted, and the rest stays; of at most
+    /// eight that were under way each is one or the other.
     ///
     /// ```
     /// # use fiefdom::{Store, Untyped, Result};
@@ -54,7 +57,8 @@ impl<I: Instance> Store<I> {
         self.gc_watched(policy, |_, _| ()).await
     }
 
-    /// [`Store::gc`], which tells how many of those that are due it is done with, and how many they are.
+    /// [`Store::gc`] with a progress report: `watch` is told after each instance how many of those that
+    /// are due are done, and how many are due.
     ///
     /// # Errors
     ///
@@ -63,11 +67,12 @@ impl<I: Instance> Store<I> {
         collect(&self.engine, policy, watch).await
     }
 
-    /// What [`Store::gc`] would delete now. Nothing is changed.
+    /// What [`Store::gc`] would delete now. No instance is changed; the files of this process are brought
+    /// up to date before.
     ///
     /// # Errors
     ///
-    /// Those of [`View::gc_dry_run`].
+    /// Those of [`Store::flush`] and [`View::gc_dry_run`].
     pub async fn gc_dry_run(&self, policy: &Retention) -> Result<GcReport> {
         self.flush().await?;
         let (view, policy) = (self.view(), policy.clone());
@@ -79,7 +84,12 @@ impl<I: Instance> Store<I> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] for a rule about a status that is not final.
+    /// [`Error::InvalidInput`] for a rule about a status that is not final. What goes wrong later is a
+    /// warning of `tracing`, and in [`GcTask::last`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn gc_every(&self, policy: Retention, every: Duration) -> Result<GcTask> {
         policy.check()?;
         let task = GcTask { stop: CancellationToken::new(), last: Arc::default() };
@@ -110,7 +120,7 @@ impl<I: Instance> Store<I> {
     }
 }
 
-/// A retention that runs in the background. Dropping this does not end it.
+/// A retention that runs in the background: see [`Store::gc_every`]. Dropping this does not end it.
 #[derive(Clone, Debug)]
 pub struct GcTask {
     stop: CancellationToken,
@@ -118,7 +128,7 @@ pub struct GcTask {
 }
 
 impl GcTask {
-    /// Ends it. A deletion that is under way is finished.
+    /// Ends it, without waiting for that. A deletion that is under way is made as a whole, or not at all.
     pub fn stop(&self) {
         self.stop.cancel();
     }

@@ -1,11 +1,12 @@
-//! Where a store lives.
+//! Where a store lives: the name of the place. Nothing is opened or made here.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// The directory of a store. Everything is below it, so moving one directory moves everything.
+/// The directory of a store. Everything is below it, so moving one directory moves everything. A path
+/// is a root, too: every function that wants one takes it as it is.
 ///
 /// ```
 /// use fiefdom::DataRoot;
@@ -49,7 +50,7 @@ impl DataRoot {
     ///
     /// # Errors
     ///
-    /// [`Error::Root`] when there is none.
+    /// [`Error::Root`] when there is none; [`Error::Io`] when there is no current directory.
     pub fn in_project(name: &str) -> Result<Self> {
         let current =
             std::env::current_dir().map_err(|e| Error::io("find the current directory", Path::new("."), e))?;
@@ -65,7 +66,7 @@ impl DataRoot {
         })
     }
 
-    /// The path.
+    /// The path, as it was given.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0

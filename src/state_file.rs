@@ -1,4 +1,5 @@
 //! One JSON file outside of a store, with the care of a record: preferences, a tool's configuration.
+//! It needs no store, and never touches one.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -52,7 +53,7 @@ const TRY_AGAIN: [Duration; 2] = [Duration::from_millis(1), Duration::from_milli
 /// }
 /// ```
 pub trait FileState: Serialize + DeserializeOwned + Default + Send + 'static {
-    /// The name of the kind, as it stands in the file: a file of another kind is refused.
+    /// The name of the kind, as it stands in the file. A file of another kind is refused.
     const KIND: &'static str;
 
     /// The version of the shape. Default: 1.
@@ -152,7 +153,7 @@ impl<T: FileState> StateFile<T> {
     }
 
     /// What the file holds now, brought up to date in memory; the default when there is none. Takes
-    /// no lock, and writes nothing. Cancel safe.
+    /// no lock, and writes nothing. Cancel safe. A file of more than 8 MiB is not read.
     ///
     /// # Errors
     ///
@@ -189,7 +190,7 @@ impl<T: FileState> StateFile<T> {
     }
 
     /// [`StateFile::update`] with a closure that may refuse: then its error is returned as
-    /// [`Error::Rejected`], and the file is as it was.
+    /// [`Error::Rejected`]. When the future is dropped: as [`StateFile::update`].
     ///
     /// # Errors
     ///

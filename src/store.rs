@@ -1,4 +1,7 @@
-//! The front door.
+//! The front door: an open root, seen as a store of one kind.
+//!
+//! It owns the factory of its kind and nothing else: what stores share is in the engine. It touches
+//! no file itself.
 
 use std::sync::Arc;
 
@@ -29,6 +32,11 @@ use crate::view::{Filter, Listing, View};
 ///
 /// Call [`Store::shutdown`] at the end. Without it nothing acknowledged is lost, but the files may
 /// lag behind the log until the next opening recovers it.
+///
+/// **When the future of one of its functions is dropped** before it was first polled, nothing
+/// happens. After that a function that changes something may do it or not, as a whole: what has begun
+/// goes on to its end, and a use of the same instance right after that may still come before it. One
+/// that reads has changed nothing.
 ///
 /// ```
 /// use fiefdom::{NewInstance, Store, Untyped};
@@ -69,11 +77,11 @@ impl<I: Instance> std::fmt::Debug for Store<I> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Instances that are live, or on their way in or out.
+    /// Instances that are live, or on their way in or out, in this process.
     pub live_instances: usize,
-    /// Operations under way.
+    /// Operations under way, of at most [`Options::queued_per_store`].
     pub queued: usize,
-    /// Bytes of commits that wait for the log.
+    /// Bytes of commits that wait for the log, of at most [`Options::queued_bytes`].
     pub queued_bytes: usize,
     /// Commits that are durable, since the store was opened.
     pub commits: u64,
@@ -85,7 +93,7 @@ pub struct Stats {
     pub file_failures: u64,
     /// Segments of the log that were replaced by durable files.
     pub checkpoints: u64,
-    /// Full segments that wait for that.
+    /// Full segments that wait to be replaced, of at most [`Options::log_segments`].
     pub log_segments: usize,
     /// Checkpoints that failed, and were or are tried again.
     pub checkpoint_failures: u64,
@@ -103,7 +111,8 @@ impl<I: Instance> Store<I> {
     /// [`Error::Root`] when the path cannot be a root (it is a file, or on a network file system),
     /// [`Error::NewerFormat`], [`Error::Corrupt`], [`Error::Io`].
     ///
-    /// When the future is dropped the root may have been made; nothing else is changed.
+    /// When the future is dropped the root may have been made, and what dead processes left may have
+    /// been recovered; nothing else is changed.
     pub async fn open(root: impl Into<DataRoot>, kind: I) -> Result<Self> {
         Self::open_with(root, kind, Options::default()).await
     }
@@ -125,7 +134,8 @@ impl<I: Instance> Store<I> {
         Ok(Self { engine, kind, factory: Arc::new(FactoryHandle(factory)) })
     }
 
-    /// The same open root as a store of another kind.
+    /// The same open root as a store of another kind. An instance is live as one kind at a
+    /// time: while it is, a store of another kind gets [`Error::KindMismatch`] for it.
     ///
     /// # Errors
     ///
@@ -138,38 +148,44 @@ impl<I: Instance> Store<I> {
         &self.engine
     }
 
-    /// The kind.
+    /// The kind, as it was given when the store was opened.
     #[must_use]
     pub fn kind(&self) -> &Arc<I> {
         &self.kind
     }
 
-    /// What is prepared once for all sessions; made now if it was not.
+    /// What is prepared once for all sessions; made now if it was not. When the future is dropped the
+    /// preparation goes on, and the next use has it.
     ///
     /// # Errors
     ///
-    /// [`Error::Prepare`]; the next call tries again.
+    /// [`Error::Prepare`], and the next call tries again; [`Error::Overloaded`] when 65 536 callers wait
+    /// for it; [`Error::Closed`].
     pub async fn prepared(&self) -> Result<Arc<I::Prepared>> {
         self.factory.call(FactoryMsg::Get).await
     }
 
-    /// Prepares anew. New sessions get the new value; old ones keep theirs.
+    /// Prepares anew. New sessions get the new value; old ones keep theirs. When the future is dropped
+    /// the preparation goes on, and its value counts.
     ///
     /// # Errors
     ///
-    /// [`Error::Prepare`]; the old value stays then.
+    /// Those of [`Store::prepared`]; the old value stays then.
     pub async fn refresh(&self) -> Result<Arc<I::Prepared>> {
         self.factory.call(FactoryMsg::Refresh).await
     }
 
-    /// Makes a new instance, as durably as the store's level says, in the status `pending`.
+    /// Makes a new instance, as durably as the store's level says (or [`NewInstance::durability`]), in
+    /// the status `pending`. It is live afterwards. When the future is dropped: see [`Store`].
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyExists`]; [`Error::Prepare`]; [`Error::Rejected`] with what
-    /// [`Instance::initial`] said; [`Error::TooLarge`] and [`Error::Unserializable`];
-    /// [`Error::NotApplied`] and [`Error::Unknown`] when the disk fails. Unless it is `Unknown`,
-    /// nothing was made.
+    /// [`Error::AlreadyExists`], also while another process makes it; [`Error::Prepare`];
+    /// [`Error::Rejected`] with what [`Instance::initial`] said; [`Error::KindMismatch`] for a
+    /// [`NewInstance::kind`] that this store does not take; [`Error::InvalidInput`],
+    /// [`Error::TooLarge`] and [`Error::Unserializable`] for what cannot be stored;
+    /// [`Error::Overloaded`], [`Error::Io`], [`Error::Closed`]; [`Error::NotApplied`] and
+    /// [`Error::Unknown`] when the log fails. Unless it is `Unknown`, nothing was made.
     pub async fn create(&self, new: NewInstance) -> Result<Session<I>> {
         self.create_with(new, |_| Ok(())).await
     }
@@ -259,13 +275,18 @@ impl<I: Instance> Store<I> {
         }
     }
 
-    /// Deletes an instance with all its files. Work that is under way in it is finished first;
-    /// what comes later finds no such instance.
+    /// Deletes an instance with all its files, in whatever status it is. Operations that are under way
+    /// in it are finished first; what comes later finds no such instance. The deletion is on disk when
+    /// this returns, whatever the level of the store.
+    ///
+    /// When the future is dropped, a deletion that was begun goes on; files of it may stay in the trash
+    /// until a later checkpoint or recovery.
     ///
     /// # Errors
     ///
-    /// Those of [`InstanceRef`] and [`Error::NotApplied`]: the instance lives on. [`Error::Io`]
-    /// after that: the instance is deleted, and some of its files are still in the trash.
+    /// Those of [`InstanceRef`] and [`Error::NotApplied`]: the instance lives on. [`Error::Unknown`]
+    /// when the log fails in the middle. [`Error::Io`] after the deletion: some of its files are still
+    /// in the trash.
     pub async fn delete(&self, id: &InstanceId) -> Result<()> {
         self.engine.delete::<I>(id).await
     }
@@ -275,12 +296,14 @@ impl<I: Instance> Store<I> {
         self.engine.release(id);
     }
 
-    /// The records of the instances of this kind that match, newest first. Every file is brought
-    /// up to date before.
+    /// The records of the instances of this kind that match, newest first. The files of this process
+    /// are brought up to date before; those of other processes lag as [`View`] says. No instance is
+    /// brought to life.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]. A record that cannot be read is not an error: it is in [`Listing::damaged`].
+    /// Those of [`Store::flush`], and [`Error::Io`]. A record that cannot be read is not an error: it is
+    /// in [`Listing::damaged`].
     pub async fn list(&self, filter: Filter) -> Result<Listing<I::State>> {
         self.flush().await?;
         let view = self.view();
@@ -296,7 +319,9 @@ impl<I: Instance> Store<I> {
         View::on(Arc::clone(&self.engine.ground.root))
     }
 
-    /// Brings the files of every instance up to its last commit.
+    /// Brings the files of every instance of this process up to its last commit. They are written, not
+    /// flushed to the disk: what is durable is in the log. When the future is dropped it goes on to
+    /// its end.
     ///
     /// # Errors
     ///
@@ -344,10 +369,28 @@ impl<I: Instance> Store<I> {
     /// and before its caller knows; of one instance in the order of its revisions. It ends when the
     /// store is shut down. What other processes commit, and what recovery changes, is not in it.
     ///
+    /// ```
+    /// use fiefdom::{NewInstance, Store, Untyped};
+    /// use futures::StreamExt as _;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path(), Untyped).await?;
+    /// let mut changes = store.changes();
+    /// let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.append("build.begun", ()).await?;
+    ///
+    /// let made = changes.next().await.ok_or("the store is open")??;
+    /// assert!(made.created && made.id == *build.id());
+    /// let appended = changes.next().await.ok_or("the store is open")??;
+    /// assert_eq!((appended.revision, appended.last_event_seq), (1, 1));
+    /// # Ok(store.shutdown().await?) }
+    /// ```
+    ///
     /// The last 1 024 ([`Options::changes_kept`]) are kept for readers that are behind. A reader that
     /// is further behind gets [`Lagged`]; it slows nobody. Nothing is lost to one that then lists
     /// again:
-    ///
     /// ```
     /// # use std::collections::HashMap;
     /// # use fiefdom::{Change, Error, Filter, Record, Result, Store, Untyped};
@@ -413,7 +456,8 @@ impl<I: Instance> Store<I> {
     }
 
     /// Finishes what is under way, lets every instance go, makes every file durable, and removes
-    /// the commit log. Stores of other kinds on the same root are shut down with it.
+    /// the commit log. Stores of other kinds on the same root are shut down with it; a second call
+    /// gets [`Error::Closed`]. A [`KeepAwake`](crate::KeepAwake) does not hold it up.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Instances in and out of a store as files: [`Store::export`], [`Store::import`].
+//! Instances in and out of a store as files: [`Store::export`], [`Store::import`]. The archive itself
+//! is read and written in `admin/archive/`, never here.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -22,8 +23,9 @@ impl<I: Instance> Store<I> {
     /// consistent as its writer makes it: have it pause if that matters.
     ///
     /// Left out, and named in [`Exported::left_out`], are links that may lead out of the instance,
-    /// pipes, sockets and devices, and names that are not UTF-8. Owners, times, further names of one file, and
-    /// set-id bits are not kept. Memory is bounded; `writer` is used on a thread that may block.
+    /// pipes, sockets and devices, and names that are not UTF-8. Owners, times, further names of one
+    /// file, and set-id bits are not kept. Memory is bounded; `writer` is used on a thread that may
+    /// block.
     ///
     /// When the future is dropped the export goes on to its end.
     ///
@@ -45,7 +47,7 @@ impl<I: Instance> Store<I> {
     }
 
     /// [`Store::export`] into a file, which appears whole and durable, or not at all. One that is
-    /// there is replaced. Its mode is 0600.
+    /// there is replaced. Its mode is 0600. When the future is dropped the export goes on to its end.
     ///
     /// # Errors
     ///
@@ -76,13 +78,33 @@ impl<I: Instance> Store<I> {
     ///
     /// When the future is dropped the import goes on to its end.
     ///
+    /// ```
+    /// use fiefdom::{ImportOptions, NewInstance, Store, Untyped};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = Store::open(dir.path(), Untyped).await?;
+    /// let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.update(|state| state["step"] = "compile".into()).await?;
+    ///
+    /// let (archive, _) = store.export(build.id(), Vec::new()).await?;
+    /// let options = ImportOptions::with_id("build-42-copy".parse()?);
+    /// let imported = store.import(std::io::Cursor::new(archive), options).await?;
+    ///
+    /// let copy = store.get(&imported.instance_id).await?;
+    /// assert_eq!(copy.state().await?["step"], "compile");
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidInput`] for an archive that is refused, with the reason;
     /// [`Error::AlreadyExists`]; [`Error::NewerFormat`]; [`Error::KindMismatch`] unless the store is
     /// for its kind; [`Error::TooLarge`] when its record is larger than this store allows;
-    /// [`Error::Io`]. Nothing is imported then. Should the last flush of the directory fail, the error is
-    /// [`Error::Io`] too, and the instance may be there.
+    /// [`Error::Closed`] when the log has failed ([`Error::Poisoned`]); [`Error::Io`]. Nothing is
+    /// imported then. Should the last flush of the directory fail, the error is [`Error::Io`] too, and
+    /// the instance may be there.
     pub async fn import<R: Read + Send + 'static>(&self, reader: R, options: ImportOptions) -> Result<Imported> {
         let ground = Arc::clone(&self.engine.ground);
         blocking::run(move || {
@@ -114,8 +136,8 @@ impl View {
         archive::write(self.root_of(id)?, id, writer)
     }
 
-    /// [`Store::export_file`], without a store. `watch` is told how many bytes are written, and stops the
-    /// export by returning `false`: then there is no file.
+    /// [`Store::export_file`], without a store. It blocks. `watch` is told how many bytes are written, and
+    /// stops the export by returning `false`: then there is no file.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Reading a root without locks, without waking anything, while others write.
+//! Reading a root without locks, without waking anything, while others write. No file of an instance
+//! is ever written from here, unless somebody asks for recovery.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,10 +23,36 @@ use crate::options::Options;
 use crate::record::{Alarm, Event, InstanceId, LastCheckpoint, RawRecord, Record, Status};
 use crate::root::DataRoot;
 
-/// Reads a root. Its functions block: call them from a thread that may, or from a tool.
+/// Reads a root, without a lock and without waking an instance. Cheap to clone. Its functions block:
+/// call them from a thread that may, or from a tool.
 ///
-/// What it sees is whole and durable, and at most 100 ms (by default) behind the owner of an
-/// instance, while the owner's disk keeps up.
+/// What it sees is whole and durable, and at most 100 ms
+/// ([`Options::materialise_within`]) behind the owner of an instance, while the owner's disk keeps up.
+/// What a process that died had in its log alone is not in it before it is recovered: by
+/// [`View::recover`], or by whoever opens the root as a store.
+///
+/// ```
+/// use fiefdom::{Filter, NewInstance, Status, Store, Untyped, View};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = Store::open(dir.path(), Untyped).await?;
+/// let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+/// build.commit(|tx| tx.set_status(Status::Running, None)).await?;
+/// build.append("step.begun", "compile").await?;
+/// store.shutdown().await?;
+///
+/// let view = View::open(dir.path())?;
+/// let mut filter = Filter::default();
+/// filter.statuses = vec![Status::Running];
+/// for record in view.list(&filter)?.records {
+///     let events = view.events(&record.id, 1)?;
+///     println!("{}: {} events, begun {:?}", record.id, events.len(), record.started_at);
+/// #   assert_eq!(events.len(), 1);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct View {
     root: Option<Arc<Root>>,
@@ -42,7 +69,8 @@ pub struct Filter {
     pub tags: BTreeMap<String, String>,
     /// Only of this kind.
     pub kind: Option<String>,
-    /// At most so many, the newest. In a root of many thousand instances the others are not looked at.
+    /// At most so many, the newest. Default: all. In a root of many thousand instances the others are
+    /// not looked at.
     pub limit: Option<usize>,
 }
 
@@ -68,7 +96,7 @@ pub struct Listing<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Waiting {
-    /// Nothing: what is read is complete.
+    /// Nothing: what is read is complete, unless another process is recovering at this moment.
     Nothing,
     /// A dead process left commits behind, and they were recovered.
     Recovered,
@@ -93,7 +121,8 @@ impl View {
         Self { root: Some(root), path }
     }
 
-    /// Recovers what dead processes left, if that is possible at once.
+    /// Recovers what dead processes left, if that is possible at once. It waits for nobody, and a failure
+    /// is the answer [`Waiting::DeadWriter`].
     #[must_use]
     pub fn recover(&self) -> Waiting {
         let Some(root) = &self.root else { return Waiting::Nothing };
@@ -138,7 +167,7 @@ impl View {
         self.instance_path(id).join(layout::RECORD)
     }
 
-    /// The paths of what a job prints: standard output, standard error.
+    /// The paths of what a job prints, whether they exist or not: standard output, standard error.
     #[must_use]
     pub fn log_paths(&self, id: &InstanceId) -> [PathBuf; 2] {
         let logs = self.instance_path(id).join(layout::LOGS);
@@ -216,7 +245,7 @@ impl View {
         raw.typed().map_err(|e| Error::corrupt(&path, None, e))
     }
 
-    /// The last checkpoint of an instance; none when there was none.
+    /// The last checkpoint of an instance; none when none was written.
     ///
     /// # Errors
     ///
@@ -228,7 +257,8 @@ impl View {
         checkpoint::read(&dir, seq)
     }
 
-    /// The records of the instances that match, newest first.
+    /// The records of the instances that match, newest first by their creation. Every record is in
+    /// memory at once: set [`Filter::limit`] in a large root.
     ///
     /// # Errors
     ///
@@ -238,8 +268,8 @@ impl View {
         self.list_where(filter, |raw| raw.typed().map(Some).map_err(schema))
     }
 
-    /// The events of an instance from `from_seq` on that are there now, about 256 KiB of them at
-    /// most. Ask again from the last `seq` plus one until there is none.
+    /// The events of an instance from `from_seq` on (1 is the first) that are there now, about 256 KiB
+    /// of them at most. Ask again from the last `seq` plus one until there is none.
     ///
     /// # Errors
     ///
@@ -250,8 +280,8 @@ impl View {
         EventReader::new(from_seq).read(&dir)
     }
 
-    /// The events from `from_seq` on, and every new one, until it is dropped. The files are looked
-    /// at every 100 ms. This one does not block.
+    /// The events from `from_seq` on (1 is the first), and every new one, until it is dropped. The files
+    /// are looked at every 100 ms. This one does not block, and wants a runtime.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
 //! Who may send to an instance: bounds what waits in it, and lets the registry close it without
-//! losing a message.
+//! losing a message. It knows no message and no disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! What can be asked of a live instance by somebody who does not know its type.
+//! What can be asked of a live instance by somebody who does not know its type. Nothing is changed
+//! past the actor: a change is a commit like any other.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! How often the actor of an instance crashed of late.
+//! How often the actor of an instance crashed of late. What follows from that is the registry's to
+//! say.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! A commit while its closure runs: a draft of the record, and the events.
+//! A commit while its closure runs: a draft of the record, and the events. It makes bytes, and never
+//! touches the log or a file.
 
 use std::sync::Arc;
 
@@ -16,6 +17,33 @@ use crate::record::{self, Alarm, EventDraft, EventLine, Record, Status, json, st
 ///
 /// It is handed to the closure of [`InstanceRef::commit`](crate::InstanceRef::commit). What the
 /// closure does to it counts only when the closure returns `Ok` and the commit is durable.
+///
+/// ```
+/// use fiefdom::{Error, NewInstance, Store, Untyped};
+/// use serde_json::json;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = Store::open(dir.path(), Untyped).await?;
+/// let order = store.create(NewInstance::new()).await?;
+/// let paid = order
+///     .commit(|tx| {
+///         tx.state_mut()["paid"] = true.into();
+///         tx.tag("customer", "ada")?;
+///         tx.event("order.paid", &json!({ "cents": 1200 }))
+///     })
+///     .await?;
+/// assert_eq!((paid.value, paid.revision), (1, 1)); // the event is number 1, and so is the commit
+///
+/// let refused = order.commit(|tx| {
+///     tx.state_mut()["paid"] = false.into();
+///     Err::<(), _>(Error::rejected("it is paid already"))
+/// });
+/// assert!(matches!(refused.await, Err(Error::Rejected { .. })));
+/// assert_eq!(order.state().await?["paid"], true);
+/// # store.shutdown().await }
+/// ```
 #[derive(Debug)]
 pub struct Transaction<S> {
     draft: Record<S>,
@@ -77,7 +105,8 @@ impl<S: Clone + Serialize> Transaction<S> {
         Arc::make_mut(&mut self.draft.state)
     }
 
-    /// Moves the instance to `next`, with a reason for people.
+    /// Moves the instance to `next`, with a reason for people (`None` takes the last one away), and
+    /// keeps [`Record::started_at`] and [`Record::ended_at`] true. It writes no event.
     ///
     /// # Errors
     ///
@@ -87,11 +116,12 @@ impl<S: Clone + Serialize> Transaction<S> {
         self.draft.set_status(next, reason.map(str::to_owned), self.at)
     }
 
-    /// Sets a label.
+    /// Sets a label; one of the same key is replaced.
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`](crate::Error::TooLarge) over 64 tags, or 256 bytes in one.
+    /// [`Error::TooLarge`](crate::Error::TooLarge) over 64 tags, or 256 bytes in a key or a value;
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) for an empty key. Return it from the closure.
     pub fn tag(&mut self, key: &str, value: &str) -> Result<()> {
         self.touched = Touched::Record;
         self.draft.tags.insert(key.to_owned(), value.to_owned());
@@ -104,7 +134,7 @@ impl<S: Clone + Serialize> Transaction<S> {
         self.draft.tags.remove(key).is_some()
     }
 
-    /// Gives the instance another name for people.
+    /// Gives the instance another name for people, or none.
     pub fn set_name(&mut self, name: Option<&str>) {
         self.touched = Touched::Record;
         self.draft.name = name.map(str::to_owned);
@@ -125,13 +155,14 @@ impl<S: Clone + Serialize> Transaction<S> {
 
     /// Wakes the instance at `at`, in the place of the alarm that it may have: an instance has one.
     /// It is durable with this commit, and comes out of [`Store::alarms`](crate::Store::alarms) at
-    /// least once, also when it came due while nothing ran. `at` is rounded up to milliseconds; a time that
-    /// has passed is due at once.
+    /// least once, also when it came due while nothing ran. `at` is rounded up to milliseconds; a time
+    /// that has passed is due at once.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`](crate::Error::InvalidInput) for a time after the year 9999; [`Error::Unserializable`](crate::Error::Unserializable) for a payload that JSON
-    /// cannot hold, [`Error::TooLarge`](crate::Error::TooLarge) for one of more than 64 KiB.
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) for a time after the year 9999;
+    /// [`Error::Unserializable`](crate::Error::Unserializable) for a payload that JSON cannot hold,
+    /// [`Error::TooLarge`](crate::Error::TooLarge) for one of more than 64 KiB.
     pub fn set_alarm<T: Serialize + ?Sized>(&mut self, at: DateTime<Utc>, payload: &T) -> Result<()> {
         self.draft.alarm = Some(Alarm::new(at, self.draft.revision + 1, payload)?);
         self.touched = Touched::Record;
@@ -147,13 +178,15 @@ impl<S: Clone + Serialize> Transaction<S> {
         cleared
     }
 
-    /// Adds an event, and returns its `seq`.
+    /// Adds an event of the type `kind`, such as `job.started`, and returns its `seq`.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidInput`](crate::Error::InvalidInput) for a type that is empty, longer than
     /// 128 bytes, or holds control characters; [`Error::Unserializable`](crate::Error::Unserializable)
-    /// for data that JSON cannot hold.
+    /// for data that JSON cannot hold. Data over
+    /// [`Options::event_bytes`](crate::Options::event_bytes) makes the whole commit fail, with
+    /// [`Error::TooLarge`](crate::Error::TooLarge).
     pub fn event<T: Serialize + ?Sized>(&mut self, kind: &str, data: &T) -> Result<u64> {
         self.events.push(EventDraft::new(kind, data)?);
         Ok(self.draft.last_event_seq + self.events.len() as u64)
@@ -170,7 +203,8 @@ impl<S: Clone + Serialize> Transaction<S> {
         self.at
     }
 
-    /// Sets when this commit is acknowledged, in the place of the store's default.
+    /// Sets when this commit is acknowledged, in the place of
+    /// [`Options::durability`](crate::Options::durability).
     pub fn set_durability(&mut self, durability: Durability) {
         self.durability = Some(durability);
     }

@@ -1,4 +1,5 @@
-//! `Doctor`: what is wrong in a root, and the repair of what can be repaired without a guess.
+//! `Doctor`: what is wrong in a root, and the repair of what can be repaired without a guess. What
+//! would take one is never done: the finding says what a person can do.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,26 @@ use crate::root::DataRoot;
 
 /// Examines a root, and repairs what was found. Its functions block: call them from a thread that
 /// may, or from a tool.
+///
+/// ```
+/// use fiefdom::{Doctor, NewInstance, Store, Untyped};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = Store::open(dir.path(), Untyped).await?;
+/// store.create(NewInstance::new()).await?;
+/// store.shutdown().await?;
+///
+/// let report = Doctor::examine(dir.path())?;
+/// for finding in &report.findings {
+///     println!("{}: {}; {}", finding.path.display(), finding.reason, finding.repair);
+/// }
+/// assert_eq!((report.instances, report.damage()), (1, 0));
+/// let repairs = Doctor::repair(&report)?;
+/// assert!(repairs.is_empty());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Doctor;
 
@@ -79,7 +100,7 @@ pub struct Report {
     pub instances: usize,
     /// How many of these had a living owner.
     pub live: usize,
-    /// Files that were looked at.
+    /// Files of the library that were looked at; those of the work are not.
     pub files: usize,
     /// What was found, the damage first.
     pub findings: Vec<Finding>,
@@ -103,7 +124,7 @@ pub struct Repair {
     pub outcome: Outcome,
 }
 
-/// What a repair came to.
+/// What the repair of one finding came to.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -154,7 +175,7 @@ impl Doctor {
     ///
     /// # Errors
     ///
-    /// Those of opening the root. A repair that fails is an [`Outcome`].
+    /// Those of [`Doctor::examine`]. A repair that fails is an [`Outcome::Failed`], and the others go on.
     pub fn repair(report: &Report) -> Result<Vec<Repair>> {
         let root = open(&DataRoot::at(&report.root))?;
         let mut wanted: Vec<&Finding> = report.findings.iter().filter(|finding| finding.repairable).collect();

@@ -1,4 +1,4 @@
-//! Looking at every file of a root, without a lock.
+//! Looking at every file of a root, without a lock and without changing one.
 //!
 //! Others write meanwhile, so one look proves nothing. What looks wrong is looked at again after a
 //! moment, and again; a finding is what stayed the same each time.

@@ -1,4 +1,5 @@
-//! Looking after a root as a whole.
+//! Looking after a root as a whole: what may go, what is wrong, instances as archives. It knows files and
+//! the log, and never an actor.
 
 pub(crate) mod archive;
 mod doctor;

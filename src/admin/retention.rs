@@ -21,7 +21,10 @@ use crate::record::{BATCH_KIND, BATCH_TAG, InstanceId, RawRecord, Record, Status
 ///
 /// An instance is judged by the first rule that is for its status, kind and tags; one that no rule
 /// is for stays. Whatever the rules say, an instance stays that is not in a final status, is pinned,
-/// is live in any process, or is a job of a batch that is there and has not succeeded.
+/// is live in any process (so it has been idle for [`Options::idle_after`](crate::Options::idle_after)
+/// at least), or is a job of a batch that is there and has not succeeded.
+///
+/// It does nothing by itself: give it to [`Store::gc`](crate::Store::gc).
 ///
 /// ```
 /// use std::time::Duration;
@@ -198,7 +201,7 @@ impl RetentionRule {
         self
     }
 
-    /// Only for instances of this kind.
+    /// Only for instances of this kind. Default: of any.
     #[must_use]
     pub fn kind(mut self, kind: impl Into<String>) -> Self {
         self.kind = Some(kind.into());

@@ -1,4 +1,4 @@
-//! The asker's side: finds who has the instance in use, and asks.
+//! The asker's side: finds who has the instance in use, and asks. It changes nothing itself.
 
 use std::io;
 use std::sync::Arc;

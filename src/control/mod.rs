@@ -1,4 +1,7 @@
-//! Cancelling, pausing and changing an instance by its id, also when another process has it in use.
+//! Cancelling, pausing and changing an instance by its id, also when another process has it in use:
+//! [`Store::control`].
+//!
+//! The owner of an instance stays its only writer: nothing is ever changed past its actor.
 //!
 //! ```text
 //! Store::control ──(not in use)──> opens it, does it
@@ -39,7 +42,8 @@ impl<I: Instance> Store<I> {
     /// else the owner is asked to, over a socket in its directory that only the same user can open.
     /// It returns when the change is durable, and reports what the owner reports.
     ///
-    /// An owner that dies in between is no obstacle: then this store takes over.
+    /// An owner that dies in between is no obstacle: then this store takes over. An owner that comes and
+    /// goes is tried again for about a second.
     ///
     /// ```
     /// # use fiefdom::control::Operation;
@@ -54,10 +58,10 @@ impl<I: Instance> Store<I> {
     ///
     /// Those of [`InstanceRef`] and [`InstanceRef::commit`], the owner's included;
     /// [`Error::Transition`] when the lifecycle has no such step; [`Error::InvalidInput`] when a merge
-    /// patch does not fit the type of the state. [`Error::Locked`] when the owner cannot be asked: it is of
-    /// another version. [`Error::Remote`] when it does not answer within 30 s. [`Error::Unknown`]
-    /// when it died after it was asked to append an event. Unless it is one of these two, nothing was
-    /// changed.
+    /// patch does not fit the type of the state. [`Error::Locked`] when the owner cannot be asked: it is
+    /// of another version, or was not to be found. [`Error::Remote`] when it does not answer within
+    /// 30 s. [`Error::Unknown`] when it died after it was asked to append an event or to answer a
+    /// question. Unless it is one of the last two, nothing was changed.
     ///
     /// When the future is dropped the operation may be done or not, as a whole.
     pub async fn control(&self, id: &InstanceId, operation: Operation) -> Result<Done> {
@@ -99,6 +103,7 @@ impl<I: Instance> InstanceRef<I> {
     /// and does not begin a job that is paused. Does nothing when it is paused already.
     ///
     /// A pause outlives the process: an instance that was paused when its owner died is `paused` still.
+    /// When the future is dropped: see [`InstanceRef`].
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! What can be asked of whoever has an instance in use, and what comes back.
+//! What can be asked of whoever has an instance in use, and what comes back. Values alone: nothing is
+//! sent or done here.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Lines on a socket, of bounded length.
+//! Lines on a socket, of bounded length. What they say is not looked at here.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! The form in which requests and answers travel: one line of JSON each way.
+//! The form in which requests and answers travel: one line of JSON each way. Nothing is done here.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,4 +1,5 @@
-//! Replacing a file in one step: its readers see the old bytes or the new, never a mixture.
+//! Replacing a file in one step: its readers see the old bytes or the new, never a mixture. Who may
+//! replace it is decided elsewhere: no lock is taken here.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What this machine says of itself.
+//! What this machine says of itself. Nothing is changed there.
 
 use std::sync::OnceLock;
 

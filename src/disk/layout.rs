@@ -1,4 +1,4 @@
-//! Every name on disk, spelled once.
+//! Every name on disk, spelled once. No file is touched here.
 
 use uuid::Uuid;
 

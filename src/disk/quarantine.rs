@@ -1,4 +1,5 @@
-//! Keeping the bytes of what cannot be used, with the reason.
+//! Keeping the bytes of what cannot be used, with the reason. Nothing is moved or removed: the
+//! original stays where it is.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! The directories that make a root, opened once.
+//! The directories that make a root, opened once. What is in an instance is not its concern.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The socket on which a writer hears what other processes ask of it.
+//! The socket on which a writer hears what other processes ask of it. What is said on it is never
+//! looked at here.
 //!
 //! The address of a Unix socket holds 108 bytes at most, and a root may lie deeper. So a socket is
 //! named through the descriptor of its directory, which is short wherever that is.

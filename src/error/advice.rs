@@ -1,4 +1,4 @@
-//! The ends of the messages: what to do next.
+//! The ends of the messages: what to do next. What happened is never said here.
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,4 @@
-//! The file of an input request, which follows its events.
+//! The file of an input request, which follows its events, and is never the only place of anything.
 
 use crate::actors::instance::Core;
 use crate::disk::fs::Dir;

@@ -47,14 +47,15 @@ pub const MAX_ITEMS: usize = 1_000_000;
 /// Most items that are handed out at once.
 pub(super) const MAX_OPEN: usize = 4096;
 
-/// What a batch is told when it is made.
+/// What a batch is told when it is made, and keeps. `fiefdom run` and `fiefdom resume` run it like
+/// this; a [`Runner`](super::Runner) of your own has settings of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct BatchSettings {
-    /// Jobs at once, for [`Runner`](super::Runner); none for the number of processors.
+    /// Jobs at once; none for the number of processors.
     pub concurrency: Option<usize>,
-    /// Attempts of a job after the first that failed.
+    /// Attempts of a job after the first that failed. Default: 0.
     pub retries: u32,
     /// Longest time of one attempt, in milliseconds; none for no limit.
     pub timeout_ms: Option<u64>,
@@ -71,7 +72,8 @@ impl BatchSettings {
     }
 }
 
-/// How far a batch is. The counts from `completed` on add up to `total`.
+/// How far a batch is. The counts from `completed` to `pending` add up to `total`; `retrying` is a part of
+/// `failed`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
@@ -100,6 +102,10 @@ pub struct Progress {
 /// A batch is an instance: while a handle or a [`Claim`] is there it is kept live, and other
 /// processes get [`Error::Locked`]. Its status is `running` from the first item that is handed out,
 /// and `succeeded` or `failed` with the last mark.
+///
+/// **When the future of a change is dropped**, a mark say, it may be made or not, as a whole, as with
+/// every instance ([`InstanceRef`]). Mark the claim again to find out: if the mark was made, that is
+/// [`Error::InvalidInput`].
 ///
 /// ```
 /// use fiefdom::{Store, Untyped, jobs::Batch};
@@ -165,7 +171,8 @@ fn refuse<R>(reason: String) -> Result<R> {
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     /// Queues every failed item to be taken again, behind those that were never handed out. Returns
-    /// how many are queued. An item that fails after this call waits for the next.
+    /// how many are queued, with those that were queued before. An item that fails after this call
+    /// waits for the next.
     ///
     /// # Errors
     ///
@@ -181,7 +188,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
         Ok(self.instance.commit(change).await?.value)
     }
 
-    /// How far it is.
+    /// How far it is. It reads neither the items nor the events.
     ///
     /// # Errors
     ///

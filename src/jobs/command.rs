@@ -1,4 +1,5 @@
-//! A job that is a shell command.
+//! A job that is a shell command. Starting and ending processes is `process.rs`; the values of its
+//! environment are never written to the record or an event.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +31,8 @@ const TAIL_BYTES: usize = 4096;
 /// empty. It finds its id in `FIEFDOM_INSTANCE_ID`, and its directory in `FIEFDOM_INSTANCE_DIR`.
 ///
 /// It succeeds when it exits with 0. It is over when its shell is: what it left running in its
-/// process group is killed then, and when the process that runs it dies.
+/// process group is killed then, and when the process that runs it dies. One that prints more than
+/// 1 GiB to either log has failed.
 ///
 /// The input of an item is a [`CommandInput`] as JSON.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,7 +66,7 @@ pub struct CommandState {
     /// Names of the variables that were set for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env_names: Vec<String>,
-    /// How the last attempt ended.
+    /// The exit code of the last attempt; none before it has ended, or when a signal ended it.
     #[serde(default)]
     pub exit_code: Option<i32>,
     /// The processes of the attempt under way, or of the last: before another begins they are made

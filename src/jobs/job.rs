@@ -1,4 +1,4 @@
-//! What a job is, and one attempt at it.
+//! What a job is, and one attempt at it. Nothing is begun or decided here: the runner does that.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,11 +54,13 @@ pub trait Job: Instance + Sized {
     ///
     /// The runner sets the status and writes the events `job.started`, `job.retry`, `job.succeeded`,
     /// `job.failed`, `job.interrupted` and `job.cancelled`. When [`Attempt::stopped`] comes true,
-    /// return soon: after the runner's grace the future is dropped.
+    /// return soon: a second after twice the runner's grace ([`Runner::grace`](super::Runner::grace))
+    /// the future is dropped. It is dropped at once with the future of the run itself.
     ///
     /// # Errors
     ///
-    /// Why the attempt failed. It is tried again if the runner's policy has attempts left.
+    /// Why the attempt failed: the first 300 characters of it are kept. A panic is a failure, too. It is
+    /// tried again if the runner's policy has attempts left.
     fn run(&self, session: Session<Self>, attempt: Attempt) -> impl Future<Output = Result<(), BoxError>> + Send;
 }
 
@@ -73,7 +75,7 @@ pub struct Attempt {
     /// How long the attempt may take to end, once it is told to stop.
     pub grace: Duration,
     /// The last checkpoint of an earlier attempt, also one whose process died: where to go on. None when
-    /// none was written.
+    /// none was written. See [`InstanceRef::checkpoint`](crate::InstanceRef::checkpoint).
     pub checkpoint: Option<LastCheckpoint>,
     pub(super) stop: CancellationToken,
     pub(super) at_end: AtEnd,

@@ -86,10 +86,25 @@ impl JobFileProblem {
     }
 }
 
-/// Reads a whole job file. `check_id` says whether an id given in the file can
-/// be one, and if not, why ("an id holds no blanks").
+/// Reads a whole job file: one job per line, a shell command or a JSON object. Blank lines
+/// and those that begin with `#` are skipped. `check_id` says whether an id given in the file
+/// can be one, and if not, why ("an id holds no blanks"). A line has 131 071 bytes at most,
+/// and a file 1 000 000 jobs.
 ///
+/// ```
+/// use fiefdom::InstanceId;
+/// use fiefdom::jobs::parse_job_file;
+///
+/// let text = "make -C docs\n{\"id\": \"tests\", \"cmd\": \"cargo test\"}\n";
+/// let check_id = |id: &str| InstanceId::new(id).map(drop).map_err(|error| error.to_string());
+/// let jobs = parse_job_file(text, check_id).expect("it is well formed");
+/// assert_eq!((jobs[0].cmd.as_str(), jobs[1].id.as_deref()), ("make -C docs", Some("tests")));
+///
+/// let problems = parse_job_file("{\"id\": \"tests\"}", check_id).expect_err("it has no command");
+/// assert_eq!(problems[0].line, Some(1));
+/// ```
 /// # Errors
+///
 /// All problems of the file in the order of its lines, up to
 /// 20 of them and then one more entry, without a line, that says
 /// how many others there are. Of one line only the first problem is told. The

@@ -1,4 +1,4 @@
-//! The kinds of this module, for whoever brings a whole root up to date.
+//! The kinds of this module, for whoever brings a whole root up to date. Nothing is migrated here.
 
 use super::batch::BatchKind;
 use super::command::CommandJob;

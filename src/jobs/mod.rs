@@ -1,6 +1,13 @@
 //! Jobs as instances: what a job is, batches of them, and the runner.
 //!
-//! [`Runner`] runs any kind that implements [`Job`]; [`CommandJob`] is the kind of shell commands.
+//! - [`Batch`] is a durable list of work, of any type: take items and mark them, with workers of your
+//!   own.
+//! - [`Runner`] works through a batch of [`BatchItem`]s: each is an instance of a kind that implements
+//!   [`Job`], with attempts, retries, time limits, cancelling and pausing. [`CommandJob`] is the kind
+//!   of shell commands, which the command line tool runs.
+//!
+//! Everything durable here is an instance like any other, of the kind `batch` or the job's own. Nothing
+//! is remembered elsewhere, so whoever comes after a crash finds all of it.
 
 mod batch;
 mod command;

@@ -1,4 +1,5 @@
-//! When a failed job is tried again, and how long it waits first.
+//! When a failed job is tried again, and how long it waits first. Nobody waits here: it only says
+//! how long.
 //!
 //! The wait grows exponentially up to a ceiling and is then drawn at random
 //! between zero and that ceiling: "full jitter" in Marc Brooker, *Exponential

@@ -1,4 +1,5 @@
-//! Runs the jobs of a batch: so many at once, again when they fail, never twice when they succeed.
+//! Runs the jobs of a batch: so many at once, again when they fail, never twice when they succeed. It
+//! keeps no list of its own: what there is to do, and what was done, is in the batch and its jobs.
 
 mod attempts;
 mod lifecycle;
@@ -26,6 +27,30 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs jobs. Make one with [`Runner::new`], set what differs from the defaults, and call
 /// [`Runner::run`].
+///
+/// ```
+/// use fiefdom::Store;
+/// use fiefdom::jobs::{Batch, BatchItem, CommandInput, CommandJob, RetryPolicy, Runner};
+/// use serde_json::json;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = Store::open(dir.path(), CommandJob).await?;
+/// let jobs = [
+///     BatchItem::new("greet".parse()?, json!(CommandInput::new("echo hello"))),
+///     BatchItem::new("count".parse()?, json!(CommandInput::new("seq 3"))),
+/// ];
+/// let batch = Batch::create(&store, jobs).await?;
+/// let runner = Runner::new(store.clone()).concurrency(2).retry(RetryPolicy::attempts(3));
+/// let summary = runner.run(&batch, |job| println!("{}: {:?}", job.id, job.outcome)).await?;
+///
+/// assert!(summary.all_succeeded());
+/// let printed = std::fs::read_to_string(dir.path().join("instances/greet/logs/stdout.log"));
+/// assert_eq!(printed.unwrap(), "hello\n");
+/// # drop(batch);
+/// # store.shutdown().await }
+/// ```
 #[derive(Debug)]
 pub struct Runner<J: Job> {
     store: Store<J>,
@@ -59,37 +84,42 @@ impl<J: Job> Runner<J> {
         self
     }
 
-    /// When a failed attempt is followed by another.
+    /// When a failed attempt is followed by another. Default: never ([`RetryPolicy::none`]).
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self
     }
 
-    /// Longest time of one attempt. An attempt that takes longer has failed.
+    /// Longest time of one attempt, without the time in which it is paused. An attempt that takes longer
+    /// has failed. Default: no limit.
     #[must_use]
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long a job that is told to stop may take before it is dropped.
+    /// How long a job that is told to stop may take. A command gets `SIGTERM`, and after this `SIGKILL`;
+    /// a job that has not ended a second after twice this is dropped. Default: 5 s.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Cancel this to stop the runner: jobs under way become `interrupted`, no more are begun.
+    /// Cancel this to stop the runner: jobs under way become `interrupted`, no more are begun, and
+    /// [`Runner::run`] returns when they have ended. It stays stopped: to go on takes another runner.
     #[must_use]
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Runs every job of the batch that has not succeeded. `report` is told of each as it ends.
+    /// Runs every job of the batch that has not succeeded. `report` is told of each when its end is
+    /// committed.
     ///
     /// A batch can be run again and again, also by another process after this one died: jobs that
-    /// succeeded are not run again.
+    /// succeeded are not run again. What [`BatchSettings`](super::BatchSettings) says is for whoever
+    /// makes the runner: it is not looked at here.
     ///
     /// # Errors
     ///
@@ -97,8 +127,8 @@ impl<J: Job> Runner<J> {
     /// is not an error, nor that the instance of one cannot be made or used: it is in the
     /// [`Summary`].
     ///
-    /// When the future is dropped the jobs under way are dropped too; their instances stay `running`
-    /// until the batch is run again.
+    /// When the future is dropped the jobs under way are dropped too (commands are killed); their
+    /// instances stay `running` until the batch is run again.
     pub async fn run(&self, batch: &Batch, mut report: impl FnMut(&JobReport)) -> Result<Summary> {
         let begun = Instant::now();
         let mut summary = Summary { total: batch.total(), ..Summary::default() };

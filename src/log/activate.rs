@@ -1,4 +1,5 @@
-//! Bringing an instance to life from its directory: lock, then read.
+//! Bringing an instance to life from its directory: lock, then read. What was read before the lock
+//! is never trusted, and no actor is begun here.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! What the commit log has of one life of an instance, and the files brought up to it.
+//! What the commit log has of one life of an instance, and the files brought up to it. When a
+//! segment may go is never decided here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

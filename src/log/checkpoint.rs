@@ -1,4 +1,5 @@
-//! The thread that empties the log: files durable first, then the segment goes.
+//! The thread that empties the log: files durable first, then the segment goes. No commit waits for
+//! it, unless the log is at its limit.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

@@ -1,4 +1,4 @@
-//! What dead writers left, read from their logs, instance by instance.
+//! What dead writers left, read from their logs, instance by instance. No instance is written here.
 
 use std::collections::BTreeMap;
 

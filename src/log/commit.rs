@@ -1,4 +1,4 @@
-//! What a commit is, and how it stands in the commit log.
+//! What a commit is, and how it stands in the commit log. No file is read or written here.
 //!
 //! A line is `<crc32 of the JSON, 8 hex digits> <JSON>\n`. There are three sorts: the header of a
 //! segment, the mark of a batch, and a commit. `docs/format.md` shows each.

@@ -1,4 +1,5 @@
-//! The event log of one instance: `events/events.jsonl` and its full segments.
+//! The event log of one instance: `events/events.jsonl` and its full segments. It takes no lock:
+//! whoever writes holds that of the instance, and readers need none.
 //!
 //! The active file is `events.jsonl`. When it is full it is renamed to `events-<first seq>.jsonl`,
 //! so a name says where to look. `events/state.json` says where the log stands, so that opening

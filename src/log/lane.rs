@@ -1,5 +1,5 @@
 //! The durable side of one activation: the locked directory, what is committed and not in the files
-//! yet, and the files.
+//! yet, and the files. It knows neither the type of the state nor the actor.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -1,5 +1,6 @@
 //! The thread that brings the files up to the commits: at most one rewrite of an instance per
-//! interval, however many commits it made.
+//! interval, however many commits it made. The files are never brought ahead of what is on disk in
+//! the log.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};

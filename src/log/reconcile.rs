@@ -1,4 +1,5 @@
-//! The event log of one instance against what the commit log has of it, in recovery.
+//! The event log of one instance against what the commit log has of it, in recovery. The record is
+//! not its concern.
 
 use super::events::{self, Lines, Position};
 use super::segment;

@@ -1,4 +1,5 @@
-//! The full segments of the log, which wait to be replaced by durable files.
+//! The full segments of the log, which wait to be replaced by durable files. Their bytes are never
+//! touched here: `checkpoint.rs` does the work.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};

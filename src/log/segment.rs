@@ -1,4 +1,5 @@
-//! One segment of a commit log: writing it, and reading what a dead writer left.
+//! One segment of a commit log: writing it, and reading what a dead writer left. What damage means
+//! for an instance is never decided here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};

@@ -1,4 +1,5 @@
-//! The commit log as its users see it: submit, flush, close; and what its three threads share.
+//! The commit log as its users see it: submit, flush, close; and what its three threads share. No
+//! commit is written here: the threads do that.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -1,4 +1,5 @@
-//! The alarm of an instance, and the name by which it is found without reading the instance.
+//! The alarm of an instance, and the name by which it is found without reading the instance. No clock is
+//! looked at here.
 
 use chrono::{DateTime, Duration, SubsecRound as _, Utc};
 use serde::de::DeserializeOwned;

@@ -1,4 +1,4 @@
-//! One commit, as the change feed tells of it.
+//! One commit, as the change feed tells of it. It holds no state: whoever wants that reads it.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! One line of an instance's event log.
+//! One line of an instance's event log. It is numbered here, and never written.
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;

@@ -1,4 +1,4 @@
-//! The one place where an instance id is checked.
+//! The one place where an instance id is checked. No file is looked at for it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -51,7 +51,7 @@ impl InstanceId {
         Self(Uuid::now_v7().to_string().into())
     }
 
-    /// A new id `<prefix>-<UUIDv7>`.
+    /// A new id `<prefix>-<UUIDv7>`. The prefix has at most 91 bytes.
     ///
     /// # Errors
     ///

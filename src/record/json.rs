@@ -1,4 +1,5 @@
-//! Strict reading of JSON: depth and duplicate keys, which `serde_json` lets pass.
+//! Strict reading of JSON: depth and duplicate keys, which `serde_json` lets pass. It checks, and
+//! never changes a value.
 
 use std::collections::HashSet;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! `instance.json`: the lifecycle metadata and the typed state of an instance.
+//! `instance.json`: the lifecycle metadata and the typed state of an instance. No file is read or
+//! written here.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,7 +34,8 @@ const INPUT_REQUESTS: &str = "input_requests";
 
 /// The durable record of an instance: one JSON document, `instance.json`.
 ///
-/// It is given out as an immutable snapshot; only the instance's actor makes new ones.
+/// It is given out as an immutable snapshot; only the instance's actor makes new ones, of what a
+/// [`Transaction`](crate::Transaction) says.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Record<S> {
@@ -41,7 +43,7 @@ pub struct Record<S> {
     pub id: InstanceId,
     /// New for every creation: tells an instance from an earlier one of the same id.
     pub uid: Uuid,
-    /// The kind of instance (`Instance::KIND`).
+    /// The kind of instance ([`Instance::KIND`](crate::Instance::KIND)).
     pub kind: String,
     /// A name for people.
     pub name: Option<String>,
@@ -55,7 +57,7 @@ pub struct Record<S> {
     pub updated_at: DateTime<Utc>,
     /// When it first ran (UTC).
     pub started_at: Option<DateTime<Utc>>,
-    /// When it reached a final status (UTC).
+    /// When it reached a final status (UTC); none while it is in no final status.
     pub ended_at: Option<DateTime<Utc>>,
     /// Number of commits since the creation: 0 for the creation itself, then 1, 2, 3, … without a gap.
     pub revision: u64,
@@ -63,7 +65,8 @@ pub struct Record<S> {
     pub epoch: u64,
     /// The writer (a process that has the root open) that wrote this revision.
     pub writer: Uuid,
-    /// How often work on it was begun.
+    /// How often work on it was begun: see
+    /// [`Transaction::begin_attempt`](crate::Transaction::begin_attempt).
     pub attempt: u32,
     /// Labels for people and filters.
     pub tags: BTreeMap<String, String>,
@@ -73,7 +76,8 @@ pub struct Record<S> {
     pub last_event_seq: u64,
     /// When it wants to be woken, if it does.
     pub alarm: Option<Alarm>,
-    /// Version of the shape of `state` (`Instance::SCHEMA_VERSION`).
+    /// Version of the shape of `state`
+    /// ([`Instance::SCHEMA_VERSION`](crate::Instance::SCHEMA_VERSION)).
     pub schema_version: u32,
     /// The user's document, shared and immutable.
     pub state: Arc<S>,

@@ -1,4 +1,5 @@
-//! The lifecycle, and the one table of its transitions.
+//! The lifecycle, and the one table of its transitions. Who moves an instance, and when, is not its
+//! concern.
 
 use std::fmt;
 use std::str::FromStr;

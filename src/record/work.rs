@@ -1,5 +1,5 @@
 //! What an instance has to show of its work between two attempts: its last checkpoint, and what it
-//! asks of people.
+//! asks of people. Values and their limits: no file is written, and nobody is waited for here.
 
 use std::collections::BTreeMap;
 

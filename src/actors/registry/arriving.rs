@@ -1,4 +1,5 @@
-//! Instances that are wanted: they wait for a place, are brought to life, and serve who waited.
+//! Instances that are wanted: they wait for a place, are brought to life, and serve who waited. No
+//! disk is waited for here: opening runs in a task.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Instances on their way out: nobody uses them, they are deleted, or their actor crashed.
+//! Instances on their way out: nobody uses them, they are deleted, or their actor crashed. None is
+//! let go before its files are up to date.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the registry knows of each instance, and who waits for it.
+//! What the registry knows of each instance, and who waits for it. Nothing is begun here.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

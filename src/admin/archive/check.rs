@@ -1,4 +1,5 @@
-//! Whether an unpacked tree is an instance: its record, and the whole chain of its events.
+//! Whether an unpacked tree is an instance: its record, and the whole chain of its events. It only
+//! reads.
 
 use super::{Manifest, refuse};
 use crate::disk::fs::Dir;

@@ -46,7 +46,7 @@ pub(crate) fn write<W: Write>(root: &Root, id: &InstanceId, writer: W) -> Result
     out.finish()
 }
 
-/// [`write`] into a file, which appears whole and durable, or not at all.
+/// [`write()`] into a file, which appears whole and durable, or not at all.
 pub(crate) fn to_file(root: &Root, id: &InstanceId, path: &Path, watch: impl FnMut(u64) -> bool) -> Result<Exported> {
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| Error::InvalidInput {
         what: "file name of an export",

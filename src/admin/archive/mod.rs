@@ -1,4 +1,5 @@
-//! An instance as one `.tar.gz` file, and back.
+//! An instance as one `.tar.gz` file, and back. An export takes no lock; an import never writes beside
+//! what it makes; neither knows a store or a kind.
 //!
 //! ```text
 //! export.json            what it is: written first, checked first
@@ -98,7 +99,7 @@ impl Default for ImportOptions {
 }
 
 impl ImportOptions {
-    /// Imports under this id.
+    /// Imports under this id, with the default limits.
     #[must_use]
     pub fn with_id(id: InstanceId) -> Self {
         Self { id: Some(id), ..Self::default() }

@@ -1,4 +1,5 @@
-//! The event log of an instance: its lines, and whether the record and the cache agree with them.
+//! The event log of an instance: its lines, and whether the record and the cache agree with them. It
+//! finds, and never mends.
 
 use super::{FINDINGS_PER_FILE, Look, NOTE_BYTES};
 use crate::admin::doctor::{Finding, Fix, Severity};

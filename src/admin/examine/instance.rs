@@ -1,4 +1,5 @@
-//! The directory of an instance: its record, what writes have left, and the items of a batch.
+//! The directory of an instance: its record, what writes have left, and the items of a batch. It finds,
+//! and never mends.
 
 use serde_json::Value;
 

@@ -1,4 +1,5 @@
-//! What is in `.fiefdom`: the writers and their logs, the trash, the quarantine.
+//! What is in `.fiefdom`: the writers and their logs, the trash, the quarantine. It finds, and never
+//! mends.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The command line: what can be said.
+//! The command line: what can be said. Nothing is done here.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Reading the listing index.
+//! Reading the listing index. Nothing is written here.
 
 use std::collections::{BTreeMap, HashMap};
 

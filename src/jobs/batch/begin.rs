@@ -1,4 +1,4 @@
-//! Making a batch, and going on with one.
+//! Making a batch, and going on with one. No item is handed out here.
 
 use std::any::TypeId;
 use std::marker::PhantomData;
@@ -54,8 +54,9 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     /// # Errors
     ///
     /// [`Error::AlreadyExists`] for the batch, or for the instance of a job; [`Error::TooLarge`] for
-    /// more than [`MAX_ITEMS`], or an item of more than 16 MiB; [`Error::InvalidInput`] for no items,
-    /// and for jobs that cannot be made; [`Error::Unserializable`]. Nothing is left then.
+    /// more than [`MAX_ITEMS`](super::MAX_ITEMS), or an item of more than 16 MiB;
+    /// [`Error::InvalidInput`] for no items, and for jobs that cannot be made;
+    /// [`Error::Unserializable`]. Nothing is left then.
     pub async fn create_with<I: Instance>(
         store: &Store<I>,
         id: InstanceId,
@@ -106,6 +107,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
 
     /// Loads a batch, and goes on with it. Items that were handed out and whose process died are
     /// `interrupted` from then on, and are taken first. It reads neither the items nor the events.
+    /// When the future is dropped: see [`Batch`].
     ///
     /// # Errors
     ///
@@ -169,6 +171,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     /// [`Batch::create_with`]. A creation that was cut short is completed.
     ///
     /// The items are compared one by one as they come, with their file; `settings` are not compared.
+    /// When the future is dropped: as [`Batch::create_with`].
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! `workspace/items.jsonl`: the items of a batch, one JSON document a line, written once.
+//! `workspace/items.jsonl`: the items of a batch, one JSON document a line, written once and never
+//! changed after that.
 
 use std::any::Any;
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! Jobs as the items of a batch.
+//! Jobs as the items of a batch. Their instances are never made here: the runner does that.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,13 @@ use crate::error::Result;
 use crate::kind::NewInstance;
 use crate::record::{BATCH_TAG, InstanceId, Record};
 
-/// One job of a batch.
+/// One job of a batch: what [`Runner`](super::super::Runner) runs. It becomes an instance when it is
+/// first begun, with the tag `batch` that names its batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BatchItem {
     /// The id of the job's instance.
     pub id: InstanceId,
-    /// Labels for the instance.
+    /// Labels for the instance; `batch` is taken.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
     /// What [`Instance::initial`](crate::Instance::initial) and

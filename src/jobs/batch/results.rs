@@ -1,4 +1,4 @@
-//! What became of each item, read from the event log of the batch.
+//! What became of each item, read from the event log of the batch. Nothing is changed here.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

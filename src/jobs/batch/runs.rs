@@ -1,4 +1,4 @@
-//! What the runner asks of a batch of jobs beyond taking and marking.
+//! What the runner asks of a batch of jobs beyond taking and marking. It runs none of them.
 
 use serde::{Deserialize, Serialize};
 

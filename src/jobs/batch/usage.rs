@@ -1,4 +1,5 @@
-//! What the workers of a batch use up, so that a context that is nearly full is cleared in time.
+//! What the workers of a batch use up, so that a context that is nearly full is cleared in time. It
+//! counts, and stops nobody.
 
 use serde_json::json;
 
@@ -10,8 +11,8 @@ use crate::error::Result;
 const CONTEXT_BUDGET: u64 = 150_000;
 
 impl<T> Batch<T> {
-    /// Adds tokens to what the batch has used. It is counted durably, over restarts, for all workers
-    /// together.
+    /// Adds tokens to what the batch has used, and returns what that is now. It is counted durably, over
+    /// restarts, for all workers together. When the future is dropped they may be counted or not.
     ///
     /// # Errors
     ///

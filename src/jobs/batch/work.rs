@@ -1,4 +1,4 @@
-//! Taking items, and marking them.
+//! Taking items, and marking them: one commit each. No item is worked on here.
 
 use std::sync::Arc;
 
@@ -32,7 +32,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     /// # Errors
     ///
     /// [`Error::Overloaded`] when 4096 items are handed out and not marked; [`Error::Corrupt`] when
-    /// the item cannot be read as a `T`; and those of [`InstanceRef`].
+    /// the item cannot be read as a `T`; and those of
+    /// [`InstanceRef`](crate::InstanceRef).
     pub async fn next(&self) -> Result<Option<Claim<T>>> {
         let _slot = self.slot().await?;
         loop {
@@ -96,18 +97,21 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] when it cannot be read as a `T`, and those of [`InstanceRef`].
+    /// [`Error::Corrupt`] when it cannot be read as a `T`, and those of
+    /// [`InstanceRef`](crate::InstanceRef).
     pub async fn item(&self, result: &ItemResult) -> Result<T> {
         self.read_item(result.place()).await
     }
 
     /// Marks an item completed, with its result: one commit, with the event `item.completed`.
+    /// When the future is dropped: see [`Batch`].
     ///
     /// # Errors
     ///
     /// [`Error::InvalidInput`] for an item that was marked before, or a claim of another batch;
     /// [`Error::Unserializable`] and [`Error::TooLarge`] for a result that an event cannot hold (keep
-    /// large ones in files). The item is as it was then. And those of [`InstanceRef`].
+    /// large ones in files). The item is as it was then. And those of
+    /// [`InstanceRef`](crate::InstanceRef).
     pub async fn mark_completed<R>(&self, claim: &Claim<T>, result: R) -> Result<()>
     where
         R: Serialize + Send + 'static,

@@ -1,4 +1,4 @@
-//! How a job ended.
+//! How a job ended. Nothing is waited for here.
 
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;

@@ -1,4 +1,5 @@
-//! Process groups as `/proc` shows them, and the ones an earlier runner left.
+//! Process groups as `/proc` shows them, and the ones an earlier runner left. A group that may be
+//! somebody else's is never signalled.
 
 use std::collections::HashSet;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! The helper process that kills the jobs when their runner dies.
+//! The helper process that kills the jobs when their runner dies. It begins none of them.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -68,6 +68,8 @@ const STALL: Duration = Duration::from_secs(5);
 ///
 /// Dropping the last clone, registrations of running jobs included, ends the helper, which
 /// kills what is registered still.
+///
+/// It is what [`CommandJob`](crate::jobs::CommandJob) prepares; nobody makes one by hand.
 #[derive(Debug, Clone)]
 pub struct Guardian {
     shared: Arc<Mutex<Shared>>,

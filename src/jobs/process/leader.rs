@@ -1,4 +1,5 @@
-//! The shell that leads the process group of a job: signals, exit and reaping.
+//! The shell that leads the process group of a job: signals, exit and reaping. When a job is over
+//! is not decided here.
 
 use std::io;
 #[cfg(target_os = "linux")]

@@ -1,4 +1,5 @@
-//! The attempts at one job: its instance, one attempt after another, and when no other follows.
+//! The attempts at one job: its instance, one attempt after another, and when no other follows. Nothing
+//! is noted in the batch here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What the runner tells: of each job, and of the whole.
+//! What the runner tells: of each job, and of the whole. Nothing of it is durable: the records are.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,9 +19,9 @@ pub struct JobReport {
     /// The last attempt, counted over restarts; 0 when none could be made, because the instance
     /// could not be made or used.
     pub attempt: u32,
-    /// Why it did not succeed.
+    /// Why it did not succeed; none when it did. At most 300 characters and an ellipsis.
     pub error: Option<String>,
-    /// How long it took in this run, with its retries.
+    /// How long it took in this run, with its retries and the time between them.
     pub elapsed: Duration,
     /// The directory of its instance.
     pub path: PathBuf,
@@ -61,7 +61,7 @@ pub struct Summary {
     pub unfinished: u64,
     /// The failed and cancelled jobs, the first 10 000 of them.
     pub reports: Vec<JobReport>,
-    /// How long it took.
+    /// How long the run took.
     pub elapsed: Duration,
 }
 
