@@ -259,7 +259,7 @@ fn downcast<I: Instance>(id: &InstanceId, (live, permit): Admitted) -> Result<(A
         Err(_) => Err(Error::KindMismatch {
             id: id.clone(),
             expected: I::KIND,
-            found: "another type that has it live in this process".into(),
+            found: "what another type of this process has it in use as".into(),
         }),
     }
 }

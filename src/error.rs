@@ -132,7 +132,7 @@ pub enum Error {
     },
     /// A file does not hold what it must. It stays as it is; of a record that cannot be used there is a
     /// copy, with the reason, under `.fiefdom/quarantine/` once somebody tried to use the instance.
-    #[error("{} is damaged{}: {reason}; its bytes are kept (of a store's file, a copy is under .fiefdom/quarantine): mend the file by hand, or restore it", path.display(), At(*offset))]
+    #[error("{} is damaged{}: {reason}; its bytes are kept (of a record, a copy is under .fiefdom/quarantine): mend the file by hand, or restore it", path.display(), At(*offset))]
     Corrupt {
         /// The file.
         path: PathBuf,

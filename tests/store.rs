@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Count, Counter, TestResult, eventually, id, options};
-use fiefdom::{Error, NewInstance, Status, Store, SubDir, Untyped};
+use fiefdom::{Durability, Error, NewInstance, Record, Status, Store, SubDir, Untyped};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -202,6 +202,47 @@ async fn a_commit_over_a_limit_or_not_json_changes_nothing() -> TestResult {
     assert!(matches!(&nan, Err(Error::Unserializable { field, .. }) if field == "data"), "{nan:?}");
     let record = it.record().await?;
     assert_eq!((record.revision, &*record.state), (0, &json!({})));
+    store.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tag_that_was_refused_is_not_there_also_when_the_closure_goes_on() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = Store::open(root.path(), Untyped).await?;
+    let it = store.create(NewInstance::new()).await?;
+    let refused = it.commit(|tx| Ok((0..70).filter(|nth| tx.tag(&format!("k{nth}"), "v").is_err()).count())).await?;
+    let long = it.commit(|tx| Ok(tx.tag("k0", &"x".repeat(300)).is_err())).await?;
+    assert_eq!((refused.value, long.value), (6, true));
+    let record = it.record().await?;
+    assert_eq!((record.tags.len(), record.tags["k0"].as_str()), (64, "v"));
+    store.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_state_may_grow_up_to_the_limit_of_a_record_and_no_further() -> TestResult {
+    const LIMIT: usize = 4096;
+    let root = tempfile::tempdir()?;
+    let options = options(|o| (o.record_bytes, o.durability) = (LIMIT, Durability::Os));
+    let store = Store::open_with(root.path(), Untyped, options).await?;
+    let it = store.create(NewInstance::with_id(id("a"))).await?;
+    let mut largest = 0;
+    // Byte by byte over the length at which a record is measured exactly.
+    for length in (0..3000).step_by(500).chain(3000..4200) {
+        match it.update(move |state| state["text"] = "x".repeat(length).into()).await {
+            Ok(_) => largest = length,
+            Err(Error::TooLarge { what: "record", bytes, limit }) => {
+                assert!(bytes > limit && largest > 3000, "{length}")
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let compact = |record: &Record<Value>| serde_json::to_vec(record).map(|bytes| bytes.len());
+    let record = it.record().await?;
+    let bytes = compact(&record)?;
+    assert!(record.state["text"].as_str().is_some_and(|text| text.len() == largest));
+    assert!(bytes <= LIMIT && LIMIT - bytes < 8, "{bytes} bytes were the most");
     store.shutdown().await?;
     Ok(())
 }

@@ -123,9 +123,17 @@ impl<S: Clone + Serialize> Transaction<S> {
     /// [`Error::TooLarge`](crate::Error::TooLarge) over 64 tags, or 256 bytes in a key or a value;
     /// [`Error::InvalidInput`](crate::Error::InvalidInput) for an empty key. Return it from the closure.
     pub fn tag(&mut self, key: &str, value: &str) -> Result<()> {
+        let before = self.draft.tags.insert(key.to_owned(), value.to_owned());
+        if let Err(error) = Record::<S>::check_tags(&self.draft.tags) {
+            // A closure may go on: then it is as if it had not asked.
+            match before {
+                Some(before) => drop(self.draft.tags.insert(key.to_owned(), before)),
+                None => drop(self.draft.tags.remove(key)),
+            }
+            return Err(error);
+        }
         self.touched = Touched::Record;
-        self.draft.tags.insert(key.to_owned(), value.to_owned());
-        Record::<S>::check_tags(&self.draft.tags)
+        Ok(())
     }
 
     /// Removes a label; says whether it was there.
@@ -249,7 +257,7 @@ impl<S: Clone + Serialize> Transaction<S> {
         let mut has_record = touched == Touched::Record;
         if touched == Touched::State {
             // What surrounds the state is not longer than a whole record was.
-            let around = draft.whole.unwrap_or(limit) + GROWTH;
+            let around = draft.whole.unwrap_or(limit).saturating_add(GROWTH);
             has_record = around >= limit || line.state(&*draft.state).map_err(unserializable)? > limit - around;
             if has_record {
                 line = LineDraft::begin(&meta).map_err(unserializable)?;

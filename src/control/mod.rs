@@ -138,7 +138,8 @@ impl<I: Instance> InstanceRef<I> {
 fn finished(id: &InstanceId, done: &WireDone, owner: Option<Owner>) -> Result<Done> {
     let record = RawRecord::parse(done.record.get().as_bytes()).and_then(RawRecord::typed);
     let record = record.map_err(|e| {
-        let reason = format!("it was done, and the record in its answer cannot be read: {e}");
+        let reason =
+            format!("its answer cannot be read ({e}); read the instance to see whether it was done all the same");
         Error::Remote { id: id.clone(), reason }
     })?;
     Ok(Done { asked: done.asked, event_seq: done.event_seq, record, owner })
