@@ -185,7 +185,9 @@ Example: fiefdom pause build-42 && fiefdom show build-42 && fiefdom unpause buil
 const RUN_HELP: &str = r#"A line of FILE is a shell command, or a JSON object:
   {"id":"fetch-1","cmd":"curl -fsS $URL -o page","env":{"URL":"https://example.org"},"tags":{"kind":"fetch"}}
 Blank lines and lines that begin with # are skipped. The whole file is checked before anything starts.
-Each job runs in its own workspace/, with FIEFDOM_INSTANCE_ID and FIEFDOM_INSTANCE_DIR set.
+Each job runs in its own workspace/, with FIEFDOM_INSTANCE_ID and FIEFDOM_INSTANCE_DIR set, and else
+the environment of this command: give `fiefdom resume` the same one.
+Without an id a job is named after the batch and its line: nightly-7.
 
 Examples:
   fiefdom run jobs.txt
@@ -455,7 +457,12 @@ pub(crate) fn unique(tags: Vec<(String, String)>) -> Result<BTreeMap<String, Str
 }
 
 pub(crate) fn json(text: &str) -> Result<serde_json::Value, String> {
-    fiefdom::Untyped::parse(text).map_err(|e| e.to_string())
+    fiefdom::Untyped::parse(text).map_err(|e| {
+        // What a shell left of it, most often.
+        let word = !text.is_empty() && !text.starts_with(['{', '[', '"']);
+        let hint = if word { r#"; a text stands in double quotes, and those in single ones: '"yes"'"# } else { "" };
+        format!("{e}{hint}")
+    })
 }
 
 /// `1h30m`, `90s`, `500ms`; a bare number is seconds.
