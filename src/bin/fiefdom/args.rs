@@ -292,11 +292,12 @@ pub(crate) struct Create {
 }
 
 #[derive(ClapArgs)]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["merge", "status"])))]
 pub(crate) struct Update {
     /// The instance
     pub(crate) id: InstanceId,
     /// Merge this into the state, as RFC 7386 says: null removes a key
-    #[arg(long, value_name = "JSON", value_parser = json, required_unless_present = "status")]
+    #[arg(long, value_name = "JSON", value_parser = json)]
     pub(crate) merge: Option<serde_json::Value>,
     /// Move it to this status
     #[arg(long)]
@@ -375,9 +376,10 @@ pub(crate) struct Migrate {
 }
 
 #[derive(ClapArgs)]
+#[command(group(clap::ArgGroup::new("which").required(true).multiple(true).args(["older_than", "keep"])))]
 pub(crate) struct Gc {
     /// Only what ended longer ago than this, such as 12h or 7d
-    #[arg(long, value_name = "DUR", value_parser = duration, required_unless_present = "keep")]
+    #[arg(long, value_name = "DUR", value_parser = duration)]
     pub(crate) older_than: Option<Duration>,
     /// Only in this status: succeeded, failed or cancelled (may be given again)
     #[arg(long, value_name = "STATUS")]
