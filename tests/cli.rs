@@ -279,7 +279,7 @@ fn wrong_arguments_are_refused_before_the_root_is_made() {
         (&["create", "a", "--state", "{"], &["--state", "invalid JSON"]),
         (&["create", "a", "--state", &deep], &["--state", "invalid JSON", "recursion"]),
         (&["update", "a", "--merge", &deep], &["--merge", "invalid JSON", "recursion"]),
-        (&["update", "a"], &["--merge"]),
+        (&["update", "a"], &["--merge", "--status"]),
         (&["update", "a", "--status", "done"], &["done", "succeeded"]),
         (&["update", "a", "--merge", "{}", "--reason", "x"], &["--status"]),
         (&["append", "a", "x", "{"], &["invalid JSON"]),

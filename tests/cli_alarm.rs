@@ -33,6 +33,19 @@ fn an_alarm_is_set_listed_replaced_and_taken_back() {
 }
 
 #[test]
+fn show_tells_of_an_alarm_and_of_a_pin() {
+    let fief = Fief::new();
+    fief.ok(["create", "a"]);
+    let shown = fief.ok(["show", "a"]);
+    assert!(!shown.contains("alarm") && !shown.contains("pinned"), "{shown}");
+    fief.ok(["alarm", "a", "--at", "2100-01-31T08:00:00Z", r#""look again""#]);
+    fief.ok(["pin", "a"]);
+    let shown = fief.ok(["show", "a"]);
+    assert!(shown.contains("alarm      2100-01-31 08:00:00 UTC, payload \"look again\"\n"), "{shown}");
+    assert!(shown.contains("pinned     "), "{shown}");
+}
+
+#[test]
 fn an_alarm_that_is_due_is_printed_once_by_who_takes_it() {
     let fief = Fief::new();
     fief.ok(["create", "a"]);
@@ -52,7 +65,7 @@ fn a_wrong_alarm_is_refused_and_nothing_is_changed() {
     fief.ok(["create", "a"]);
     fief.run(["alarm", "a", "--at", "2001-01-01T00:00:00Z"]).failed(2, &["has passed", "set a later time"]);
     fief.run(["alarm", "a", "--at", "tomorrow"]).failed(2, &["--at"]);
-    fief.run(["alarm", "a"]).failed(2, &["--at"]);
+    fief.run(["alarm", "a"]).failed(2, &["--at", "--in", "--clear"]);
     fief.run(["alarm", "a", "--in", "5000000000d"]).failed(2, &["--in"]);
     fief.run(["alarm", "a", "--clear", "--in", "5m"]).failed(2, &["--clear"]);
     fief.run(["alarm", "none", "--in", "5m"]).failed(3, &["none"]);

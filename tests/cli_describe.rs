@@ -88,7 +88,8 @@ fn there_is_a_man_page_of_the_tool_and_of_every_command() {
         assert!(page.out.contains(&format!("fiefdom\\-{command}(1)")), "the page does not name {command}");
         let own = alone(&["man", &command]);
         assert_eq!((own.code, own.err.as_str()), (Some(0), ""), "{command}");
-        assert!(own.out.contains(&format!(".TH fiefdom-{command} 1")), "{command}: {}", own.out);
+        let heading = format!(".TH fiefdom-{command} 1  \"fiefdom {}\"", env!("CARGO_PKG_VERSION"));
+        assert!(own.out.contains(&heading), "{command}: {}", own.out);
         assert!(own.out.contains("Example"), "{command}");
         assert!(own.out.contains("\\-\\-root"), "{command} has the options that all commands have");
     }

@@ -416,7 +416,7 @@ fn gc_on_the_command_line_says_what_went_what_stayed_and_why() {
 fn gc_refuses_wrong_input_and_changes_nothing() {
     let fief = Fief::new();
     ended(&fief, "old", 50);
-    fief.run(["gc"]).failed(2, &["--older-than"]);
+    fief.run(["gc"]).failed(2, &["--older-than", "--keep"]);
     fief.run(["gc", "--older-than", "soon"]).failed(2, &["a duration is"]);
     fief.run(["gc", "--older-than", "1d", "--status", "running"]).failed(2, &["running", "is not over"]);
     fief.run(["pin", "nothing"]).failed(3, &["there is no instance"]);

@@ -31,7 +31,7 @@ async fn the_command_line_shows_what_is_asked_and_refuses_what_does_not_fit() ->
     fief.run(["answer", "a", "port of", r#"{"port":70000}"#])
         .failed(2, &["at /port", "65535", "/properties/port/maximum"]);
     fief.run(["answer", "a", "prot of", "1"]).failed(2, &["asks nothing under \"prot of\"", "\"port of\""]);
-    fief.run(["answer", "a", "port of", "yes"]).failed(2, &["JSON"]);
+    fief.run(["answer", "a", "port of", "yes"]).failed(2, &["JSON", r#"'"yes"'"#]);
     fief.run(["answer", "b", "port of", "1"]).failed(3, &["\"b\""]);
     assert_eq!(fief.record("a"), before, "nothing is changed");
     let done = fief.json(["answer", "a", "port of", r#"{"port":80}"#]);

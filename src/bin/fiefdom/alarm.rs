@@ -14,17 +14,18 @@ use crate::failure::{DONE, Failure, INTERRUPTED};
 use crate::output::{Output, plain, say};
 
 #[derive(ClapArgs)]
+#[command(group(clap::ArgGroup::new("when").required(true).args(["at", "after", "clear"])))]
 pub(crate) struct Alarm {
     /// The instance
     id: InstanceId,
     /// When, such as 2027-01-31T08:00:00Z
-    #[arg(long, value_name = "TIME", required_unless_present_any = ["after", "clear"])]
+    #[arg(long, value_name = "TIME")]
     at: Option<DateTime<Utc>>,
     /// In how long, such as 90s, 5m, 1h30m
-    #[arg(long = "in", value_name = "DUR", value_parser = duration, conflicts_with = "at")]
+    #[arg(long = "in", value_name = "DUR", value_parser = duration)]
     after: Option<Duration>,
     /// Take the alarm back
-    #[arg(long, conflicts_with_all = ["at", "after", "payload"])]
+    #[arg(long, conflicts_with = "payload")]
     clear: bool,
     /// What to say when it is due
     #[arg(value_name = "JSON", default_value = "null", value_parser = json)]

@@ -110,8 +110,10 @@ pub(crate) async fn import(root: DataRoot, out: Output, args: Import) -> Result<
     let reader: Box<dyn io::Read + Send> = if args.file == Path::new(STANDARD) {
         Box::new(io::stdin())
     } else {
-        let file = File::open(&args.file)
-            .map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", args.file.display())))?;
+        let file = File::open(&args.file).map_err(|error| {
+            let file = args.file.display();
+            Failure::Usage(format!("{file} cannot be read: {error}; name a file that `fiefdom export` wrote, or -"))
+        })?;
         Box::new(file)
     };
     let work = with_store(root, async |store| Ok(store.import(reader, options).await?));

@@ -185,7 +185,9 @@ Example: fiefdom pause build-42 && fiefdom show build-42 && fiefdom unpause buil
 const RUN_HELP: &str = r#"A line of FILE is a shell command, or a JSON object:
   {"id":"fetch-1","cmd":"curl -fsS $URL -o page","env":{"URL":"https://example.org"},"tags":{"kind":"fetch"}}
 Blank lines and lines that begin with # are skipped. The whole file is checked before anything starts.
-Each job runs in its own workspace/, with FIEFDOM_INSTANCE_ID and FIEFDOM_INSTANCE_DIR set.
+Each job runs in its own workspace/, with FIEFDOM_INSTANCE_ID and FIEFDOM_INSTANCE_DIR set, and else
+the environment of this command: give `fiefdom resume` the same one.
+Without an id a job is named after the batch and its line: nightly-7.
 
 Examples:
   fiefdom run jobs.txt
@@ -290,11 +292,12 @@ pub(crate) struct Create {
 }
 
 #[derive(ClapArgs)]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["merge", "status"])))]
 pub(crate) struct Update {
     /// The instance
     pub(crate) id: InstanceId,
     /// Merge this into the state, as RFC 7386 says: null removes a key
-    #[arg(long, value_name = "JSON", value_parser = json, required_unless_present = "status")]
+    #[arg(long, value_name = "JSON", value_parser = json)]
     pub(crate) merge: Option<serde_json::Value>,
     /// Move it to this status
     #[arg(long)]
@@ -373,9 +376,10 @@ pub(crate) struct Migrate {
 }
 
 #[derive(ClapArgs)]
+#[command(group(clap::ArgGroup::new("which").required(true).multiple(true).args(["older_than", "keep"])))]
 pub(crate) struct Gc {
     /// Only what ended longer ago than this, such as 12h or 7d
-    #[arg(long, value_name = "DUR", value_parser = duration, required_unless_present = "keep")]
+    #[arg(long, value_name = "DUR", value_parser = duration)]
     pub(crate) older_than: Option<Duration>,
     /// Only in this status: succeeded, failed or cancelled (may be given again)
     #[arg(long, value_name = "STATUS")]
@@ -455,7 +459,12 @@ pub(crate) fn unique(tags: Vec<(String, String)>) -> Result<BTreeMap<String, Str
 }
 
 pub(crate) fn json(text: &str) -> Result<serde_json::Value, String> {
-    fiefdom::Untyped::parse(text).map_err(|e| e.to_string())
+    fiefdom::Untyped::parse(text).map_err(|e| {
+        // What a shell left of it, most often.
+        let word = !text.is_empty() && !text.starts_with(['{', '[', '"']);
+        let hint = if word { r#"; a text stands in double quotes, and those in single ones: '"yes"'"# } else { "" };
+        format!("{e}{hint}")
+    })
 }
 
 /// `1h30m`, `90s`, `500ms`; a bare number is seconds.

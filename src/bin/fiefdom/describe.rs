@@ -34,6 +34,7 @@ pub(crate) fn man(out: Output, args: &Man) -> Result<u8, Failure> {
     let mut tool = Args::command();
     // Gives every command the options that all of them have.
     tool.build();
+    let source = format!("{} {}", tool.get_name(), env!("CARGO_PKG_VERSION"));
     let page = match &args.command {
         None => Page::new(tool),
         Some(name) => {
@@ -43,7 +44,7 @@ pub(crate) fn man(out: Output, args: &Man) -> Result<u8, Failure> {
             };
             // A page has one word for its name, as in `man fiefdom-run`.
             let title = format!("{}-{}", tool.get_name(), command.get_name());
-            Page::new(command.clone()).title(title)
+            Page::new(command.clone()).title(title).source(source)
         }
     };
     let mut text = Vec::new();

@@ -86,6 +86,13 @@ pub(crate) fn show(root: DataRoot, out: Output, args: &Show) -> Result<u8, Failu
     for (key, value) in &record.tags {
         field("tag", plain(&format!("{key}={value}")))?;
     }
+    if record.pinned {
+        field("pinned", "gc leaves it alone".to_owned())?;
+    }
+    if let Some(alarm) = &record.alarm {
+        let at = alarm.at.format("%Y-%m-%d %H:%M:%S UTC");
+        field("alarm", plain(&format!("{at}, payload {}", alarm.payload.get())))?;
+    }
     input::show(&view, out, &record)?;
     field("revision", format!("{} (epoch {}, {} events)", record.revision, record.epoch, record.last_event_seq))?;
     field("directory", view.instance_path(&record.id).display().to_string())?;
