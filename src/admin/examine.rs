@@ -32,8 +32,7 @@ const NOTE_BYTES: u64 = 64 * 1024;
 
 const UNREADABLE: &str = "nothing; see why it cannot be read";
 const NOT_OURS: &str = "nothing; it is not ours";
-const BY_HAND: &str =
-    "nothing: there is no second copy to mend it from; put it back from a backup, or `rm -r` the directory of the instance";
+const BY_HAND: &str = "nothing: there is no second copy to mend it from; put it back from a backup, or `rm -r` the directory of the instance";
 
 /// What is looked at, and looked at again, as one.
 #[derive(Clone, Debug)]
