@@ -231,9 +231,9 @@ async fn a_state_may_grow_up_to_the_limit_of_a_record_and_no_further() -> TestRe
     // Byte by byte over the length at which a record is measured exactly.
     for length in (0..3000).step_by(500).chain(3000..4200) {
         match it.update(move |state| state["text"] = "x".repeat(length).into()).await {
-            Ok(_) => largest = length,
+            Ok(()) => largest = length,
             Err(Error::TooLarge { what: "record", bytes, limit }) => {
-                assert!(bytes > limit && largest > 3000, "{length}")
+                assert!(bytes > limit && largest > 3000, "{length}");
             }
             Err(error) => return Err(error.into()),
         }
