@@ -22,12 +22,12 @@ const LAST: &str = "last tenth";
 /// filler behind it.
 const LOG_MIB: f64 = 321.0;
 
-const STALLS: &str = "A good part of it is the disk's: plain appends on disk A, flushed one by one with nothing beside \
-them, had a p99.9 of 1.3 to 5.8 ms in three tries. Traced, the removal of a full log segment of 64 MiB (60 and 73 ms) held up \
-the flush of the log beside it (50 and 71 ms), on a disk that discards freed blocks at once; but flushes of 55 to 200 ms came \
-with nothing of ours beside them as well. Segments that are made blank and used again, in place of their removal, were built \
-and measured: the tail was no better (76 to 267 ms, against 111 to 231), so they were left out. What would close it has \
-not been found.";
+const STALLS: &str = "Flushes of the log wait for tens of milliseconds now and then, and everybody behind them; a plain \
+append on the same disk, alone, does not. Traced on disk A, which discards freed blocks at once: the removal of a full log \
+segment of 64 MiB (60 and 73 ms) held up the flush beside it (50 and 71 ms), and the replacement of a file took up to 70 ms; \
+but flushes of 55 to 200 ms came with nothing of ours beside them as well. Segments that are made blank and used again, in \
+place of their removal, were built and measured: the tail was no better (76 and 267 ms, against 111 and 231), so they were \
+left out. To free fewer blocks (files of instances less often while there is much load) is the next thing to try.";
 
 pub fn rows() -> Vec<Row> {
     let row = |name, title, unit, at_most, contender: fn(&Setting) -> Outcome<Vec<Figure>>| Row {
