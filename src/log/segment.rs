@@ -9,6 +9,7 @@ use super::commit::{self, Batch, Header, Line};
 use super::events::{Lines, RawLine};
 use super::lane::Lane;
 use super::tail::Tail;
+use crate::blocking;
 use crate::disk::fs::{Dir, FILE_MODE, File};
 use crate::disk::layout;
 use crate::error::{Error, Result};
@@ -238,19 +239,8 @@ fn find(file: &File, parts: u64) -> Result<Vec<Found>> {
     let size = file.len()? / parts;
     // What was appended meanwhile is read with the last part.
     let end_of = |part: u64| if part + 1 == parts { u64::MAX } else { size * (part + 1) };
-    let all = std::thread::scope(|scope| {
-        let mut others = Vec::new();
-        for part in 1..parts {
-            let thread = std::thread::Builder::new().name("fiefdom-read".into());
-            let thread = thread.spawn_scoped(scope, move || find_in(file, size * part, end_of(part)));
-            others.push(thread.map_err(|e| Error::io("start a thread to read", file.path(), e))?);
-        }
-        let mut all = vec![find_in(file, 0, end_of(0))?];
-        for other in others {
-            all.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
-        Result::Ok(all)
-    })?;
+    let parts: Vec<(u64, u64)> = (0..parts).map(|part| (size * part, end_of(part))).collect();
+    let all = blocking::at_once(&parts, parts.len(), 1, &|(begin, end)| find_in(file, *begin, *end))?;
     let mut found = Vec::with_capacity(all.iter().map(|part| part.found.len()).sum());
     let mut unended = None;
     for part in all {
