@@ -83,6 +83,10 @@ pub(super) fn crash_at(steps: &[Step], own: usize, random: &mut Random, percent:
         let story = |end: &str| format!("{steps:?}, {end} at point {at} of {}", run.images.len());
         survey(image.after_kill(), facts, End::Killed, &|| story("killed"));
         points += 1;
+        if random.chance(deeper) {
+            let story = || story("killed, and a power cut in the recovery");
+            points += crash_in_recovery(image.after_kill(), facts, random, &story);
+        }
         for survives in SURVIVORS {
             let cut = image.after_power_cut(survives, random);
             if random.chance(deeper) {
@@ -200,6 +204,29 @@ fn an_alarm_that_is_set_replaced_and_cleared() {
         Step::Checkpoint,
     ];
     let points = crash_everywhere(&steps, &mut random, 20);
+    crate::tests::shown!("{points} crash points");
+}
+
+/// Files follow commits that nobody had flushed: recovery flushes the log first.
+#[test]
+fn commits_at_level_os_that_a_dead_process_left_are_on_disk_before_the_files_follow() {
+    use Durability::{Disk, Os};
+    let steps = [
+        Step::Create(0, Os),
+        Step::Alarm(0, Os),
+        Step::Die,
+        Step::Alarm(0, Disk),
+        Step::Alarm(0, Disk),
+        Step::Append(0, Os),
+        Step::Append(0, Os),
+        Step::Seal,
+        Step::Create(1, Disk),
+        Step::Alarm(0, Os),
+        Step::Update(0, Os),
+        Step::Run(1),
+        Step::Append(0, Disk),
+    ];
+    let points: u64 = (0..3).map(|seed| crash_everywhere(&steps, &mut Random::new(seed), 50)).sum();
     crate::tests::shown!("{points} crash points");
 }
 
