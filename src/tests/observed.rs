@@ -1,6 +1,6 @@
 //! What can be seen from outside of a disk that fails: the metrics, and what is told.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustix::io::Errno;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -12,8 +12,18 @@ use super::world::World;
 use crate::disk::model::{Disk, Fault, Kind};
 use crate::options::Durability::Disk as OnDisk;
 
+/// Wants to be asked about everything, and takes nothing. Without it a place in the code that another thread reaches for
+/// the first time, where nobody listens, is switched off for the thread that does: `tracing` asks one subscriber only as
+/// long as there is one.
+static ASKED: LazyLock<()> = LazyLock::new(|| {
+    let nothing = tracing_subscriber::filter::dynamic_filter_fn(|_, _| false);
+    let subscriber = tracing_subscriber::registry().with(nothing);
+    tracing::subscriber::set_global_default(subscriber).expect("nobody else has installed one");
+});
+
 /// What is counted and told while this runs.
 fn observed(run: impl FnOnce()) -> (Tally, Listener) {
+    LazyLock::force(&ASKED);
     let (tally, listener) = (Tally::default(), Listener::default());
     let subscriber = tracing_subscriber::registry().with(listener.clone());
     tracing::subscriber::with_default(subscriber, || metrics::with_local_recorder(&tally, run));
