@@ -246,6 +246,7 @@ impl Ground {
             activated.lane,
             Admission::new(self.options.queued_per_instance),
             record,
+            self.log.changes(),
             stamp,
             self.options.durability,
         )

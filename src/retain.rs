@@ -8,7 +8,8 @@ use chrono::Utc;
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::actors::instance::{seal_deletion, submit_and_wait};
+use crate::actors::instance::submit_and_wait;
+use crate::actors::transaction::Transaction;
 use crate::admin::retention::{self, Due, GcReport, Plan, Refused, RefusedReason, Retention};
 use crate::blocking;
 use crate::engine::Engine;
@@ -231,7 +232,7 @@ async fn retire(engine: &Engine, policy: &Arc<Retention>, due: Due) -> Result<Ou
     };
     let lane = Arc::clone(&activated.lane);
     let stamp = ground.stamp(record.epoch + 1);
-    let sealed = seal_deletion(&record, stamp)?;
+    let sealed = Transaction::new(&record).seal_deletion(stamp)?;
     let core = ground.core(activated, record, stamp);
     if let Err(error) = submit_and_wait(&ground.log, &core, lane.generation(), sealed, Durability::Disk).await {
         blocking::run(move || lane.release()).await?;

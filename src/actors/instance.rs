@@ -31,10 +31,10 @@ use super::transaction::{Sealed, Stamp, Transaction};
 use crate::control::{Operation, WireDone};
 use crate::error::{Error, Result, panic_message};
 use crate::kind::Instance;
+use crate::log::Log;
 use crate::log::changes::ChangeFeed;
-use crate::log::commit::{Caller, Commit};
+use crate::log::commit::{Caller, Commit, LineDraft};
 use crate::log::lane::Lane;
-use crate::log::{Log, commit};
 use crate::metrics;
 use crate::options::Durability;
 use crate::record::{Record, Status};
@@ -68,6 +68,8 @@ pub(crate) struct Core<S> {
     pub(crate) admission: Arc<Admission>,
     /// The last durable record.
     published: Mutex<Arc<Record<S>>>,
+    /// Hears of every commit.
+    changes: Arc<ChangeFeed>,
     pub(crate) stamp: Stamp,
     durability: Durability,
     /// Set when somebody asks whoever works on the instance to stop.
@@ -87,6 +89,7 @@ impl<S> Core<S> {
         lane: Arc<Lane>,
         admission: Arc<Admission>,
         record: Record<S>,
+        changes: Arc<ChangeFeed>,
         stamp: Stamp,
         durability: Durability,
     ) -> Arc<Self> {
@@ -97,6 +100,7 @@ impl<S> Core<S> {
             lane,
             admission,
             published: Mutex::new(Arc::new(record)),
+            changes,
             stamp,
             durability,
             cancel: CancellationToken::new(),
@@ -127,14 +131,17 @@ impl<S> Core<S> {
     }
 
     /// Gives back what was published before.
-    fn publish(&self, record: Arc<Record<S>>) -> Arc<Record<S>> {
-        let (work, now) = (Arc::clone(&record.work), record.status);
-        let before = std::mem::replace(&mut *self.published.lock().unwrap_or_else(PoisonError::into_inner), record);
-        if !Arc::ptr_eq(&work, &before.work) {
+    fn publish(&self, record: &Arc<Record<S>>) -> Arc<Record<S>> {
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *published, Arc::clone(record));
+        drop(published);
+        if !Arc::ptr_eq(&record.work, &before.work) {
             self.admission.changed.notify_waiters();
         }
-        // After the record, so that whoever follows the status finds it there.
-        self.status.send_if_modified(|status| std::mem::replace(status, now) != now);
+        if record.status != before.status {
+            // After the record, so that whoever follows the status finds it there.
+            self.status.send_replace(record.status);
+        }
         before
     }
 }
@@ -269,38 +276,21 @@ impl<I: Instance> InstanceActor<I> {
         };
         let record = Arc::clone(&sealed.record);
         let applied = Applied { value, revision: record.revision, last_event_seq: record.last_event_seq };
-        let caller = Waiting {
-            core: Arc::clone(&self.core),
-            record: Arc::clone(&record),
-            before: None,
-            changes: self.log.changes(),
-            permit,
-            applied,
-            reply,
-        };
-        if self.log.submit(to_commit(&self.core, state.generation, sealed, durability, Box::new(caller))) {
+        let caller =
+            Waiting { core: Arc::clone(&self.core), record: Arc::clone(&record), before: None, permit, applied, reply };
+        let (commit, line) = to_commit(&self.core, state.generation, sealed, durability, Box::new(caller));
+        if self.log.submit(commit, line) {
             state.current = record;
         }
     }
 
     async fn delete(&self, state: &mut State<I::State>) -> Result<Option<String>> {
         self.follow_generation(state);
-        let sealed = seal_deletion(&state.current, self.core.stamp)?;
+        let sealed = Transaction::new(&state.current).seal_deletion(self.core.stamp)?;
         submit_and_wait(&self.log, &self.core, state.generation, sealed, Durability::Disk).await?;
         let lane = Arc::clone(&self.core.lane);
         crate::blocking::run(move || lane.discard()).await
     }
-}
-
-/// The last commit of an instance.
-pub(crate) fn seal_deletion<S: Clone + serde::Serialize>(current: &Record<S>, stamp: Stamp) -> Result<Sealed<S>> {
-    let mut sealed = Transaction::new(current).seal(stamp)?;
-    sealed.meta.deleted = true;
-    sealed.line =
-        commit::encode(&sealed.meta, None, &[]).map_err(|e| crate::record::json::unserializable("record", &e))?;
-    // The life ends here: no record needs to be in the segment for it.
-    sealed.has_record = true;
-    Ok(sealed)
 }
 
 /// Who waits for a commit of the actor.
@@ -309,7 +299,6 @@ struct Waiting<S> {
     record: Arc<Record<S>>,
     /// What was published before, to be dropped off the thread of the log.
     before: Option<Arc<Record<S>>>,
-    changes: Arc<ChangeFeed>,
     permit: Permit,
     applied: Applied,
     reply: RpcReplyPort<Result<Applied>>,
@@ -318,13 +307,13 @@ struct Waiting<S> {
 impl<S: Send + Sync> Caller for Waiting<S> {
     /// Here, because the actor goes back to what is published when a later commit fails.
     fn applied(&mut self) {
-        self.before = Some(self.core.publish(Arc::clone(&self.record)));
+        self.before = Some(self.core.publish(&self.record));
     }
 
     fn told(self: Box<Self>, outcome: Result<()>) {
-        let Self { record, changes, permit, applied, reply, .. } = *self;
+        let Self { core, record, permit, applied, reply, .. } = *self;
         if outcome.is_ok() {
-            changes.publish(|| record.change(false));
+            core.changes.publish(|| record.change(false));
         }
         // First the place: whoever has the answer may ask that the instance is let go.
         drop(permit);
@@ -356,19 +345,23 @@ fn to_commit<S: serde::Serialize + Send + Sync + 'static>(
     sealed: Sealed<S>,
     durability: Durability,
     caller: Box<dyn Caller>,
-) -> Commit {
-    Commit {
+) -> (Commit, LineDraft) {
+    let commit = Commit {
         lane: Arc::clone(&core.lane),
         generation,
-        running: sealed.record.status.is_running() && !sealed.meta.deleted,
-        meta: sealed.meta,
+        revision: sealed.record.revision,
+        at: sealed.record.updated_at,
+        last_event_seq: sealed.record.last_event_seq,
+        deleted: sealed.deleted,
+        running: sealed.record.status.is_running() && !sealed.deleted,
         record: sealed.record,
-        line: sealed.line,
+        line: 0..0,
         has_record: sealed.has_record,
         events: sealed.events,
         durability,
         caller,
-    }
+    };
+    (commit, sealed.line)
 }
 
 /// Commits, and waits until that is durable.
@@ -382,8 +375,9 @@ pub(crate) async fn submit_and_wait<S: serde::Serialize + Send + Sync + 'static>
     let (reply, answer) = oneshot::channel();
     let id = core.lane.id.clone();
     let record = Arc::clone(&sealed.record);
-    let caller = WaitingHere { record, deleted: sealed.meta.deleted, changes: log.changes(), reply };
-    log.submit(to_commit(core, generation, sealed, durability, Box::new(caller)));
+    let caller = WaitingHere { record, deleted: sealed.deleted, changes: Arc::clone(&core.changes), reply };
+    let (commit, line) = to_commit(core, generation, sealed, durability, Box::new(caller));
+    log.submit(commit, line);
     answer.await.map_err(|_| Error::Crashed { id })?
 }
 

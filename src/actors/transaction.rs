@@ -49,6 +49,7 @@ pub struct Transaction<S> {
     draft: Record<S>,
     events: Vec<EventDraft>,
     touched: Touched,
+    deletes: bool,
     at: DateTime<Utc>,
     pub(crate) durability: Option<Durability>,
 }
@@ -67,8 +68,9 @@ const GROWTH: usize = 128;
 /// What a transaction has become: bytes for the log, and the record to publish.
 pub(crate) struct Sealed<S> {
     pub(crate) record: Arc<Record<S>>,
-    pub(crate) meta: CommitMeta,
-    pub(crate) line: Vec<u8>,
+    pub(crate) line: LineDraft,
+    /// Whether it is the last commit of the instance.
+    pub(crate) deleted: bool,
     pub(crate) has_record: bool,
     pub(crate) events: Vec<EventLine>,
 }
@@ -84,7 +86,14 @@ pub(crate) struct Stamp {
 
 impl<S: Clone + Serialize> Transaction<S> {
     pub(crate) fn new(current: &Record<S>) -> Self {
-        Self { draft: current.clone(), events: Vec::new(), touched: Touched::Nothing, at: Utc::now(), durability: None }
+        Self {
+            draft: current.clone(),
+            events: Vec::new(),
+            touched: Touched::Nothing,
+            deletes: false,
+            at: Utc::now(),
+            durability: None,
+        }
     }
 
     /// The record as this commit leaves it so far.
@@ -229,8 +238,15 @@ impl<S: Clone + Serialize> Transaction<S> {
         self.finish(stamp)
     }
 
+    /// Like [`Transaction::seal`], for the last commit of the instance. No record needs to be in the
+    /// log for it.
+    pub(crate) fn seal_deletion(mut self, stamp: Stamp) -> Result<Sealed<S>> {
+        self.deletes = true;
+        self.seal(stamp)
+    }
+
     fn finish(self, stamp: Stamp) -> Result<Sealed<S>> {
-        let Self { mut draft, events, touched, at, .. } = self;
+        let Self { mut draft, events, touched, deletes: deleted, at, .. } = self;
         draft.epoch = stamp.epoch;
         draft.writer = stamp.writer;
         draft.updated_at = at;
@@ -246,7 +262,7 @@ impl<S: Clone + Serialize> Transaction<S> {
             revision: draft.revision,
             at,
             last_event_seq: draft.last_event_seq,
-            deleted: false,
+            deleted,
         };
         let unserializable = |e: serde_json::Error| json::unserializable("state", &e);
         let limit = stamp.record_bytes;
@@ -269,6 +285,6 @@ impl<S: Clone + Serialize> Transaction<S> {
             draft.whole = Some(bytes);
         }
         let line = line.seal(&lines);
-        Ok(Sealed { record: Arc::new(draft), meta, line, has_record, events: lines })
+        Ok(Sealed { record: Arc::new(draft), line, deleted, has_record: has_record || deleted, events: lines })
     }
 }

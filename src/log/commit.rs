@@ -3,6 +3,8 @@
 //! A line is `<crc32 of the JSON, 8 hex digits> <JSON>\n`. There are three sorts: the header of a
 //! segment, the mark of a batch, and a commit. `docs/format.md` shows each.
 
+use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -13,8 +15,7 @@ use uuid::Uuid;
 use super::lane::Lane;
 use crate::error::Error;
 use crate::options::Durability;
-use crate::record::time::Time;
-use crate::record::{COUNT_MAX, Document, EventLine, InstanceId};
+use crate::record::{COUNT_MAX, Document, EventLine, InstanceId, time};
 
 /// The version of the commit log that this program writes, and the newest that it reads.
 pub(crate) const JOURNAL_FORMAT: u32 = 2;
@@ -26,26 +27,50 @@ const PREFIX: usize = 9;
 const RECORD: &[u8] = b",\"record\":";
 const STATE: &[u8] = b",\"state\":";
 
-/// Room for a line of usual length.
-const LINE_BYTES: usize = 1024;
+/// Most bytes of room that a thread keeps for its next line.
+const ROOM_KEPT: usize = 64 << 10;
 
 /// One atomic change of one instance, on its way to the disk.
 pub(crate) struct Commit {
     pub(crate) lane: Arc<Lane>,
     /// Which run of unbroken commits of the lane it belongs to: see [`Lane::fail`].
     pub(crate) generation: u64,
-    pub(crate) meta: CommitMeta,
+    pub(crate) revision: u64,
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) last_event_seq: u64,
+    /// Whether it is the last commit of the instance.
+    pub(crate) deleted: bool,
     /// The record after the commit.
     pub(crate) record: Arc<dyn Document>,
-    /// The line, ready to be written.
-    pub(crate) line: Vec<u8>,
-    /// Whether `line` holds the whole record, or only what the commit changed.
+    /// Where its line stands among those of its batch, once it is queued.
+    pub(crate) line: Range<usize>,
+    /// Whether the line holds the whole record, or only what the commit changed.
     pub(crate) has_record: bool,
     pub(crate) events: Vec<EventLine>,
     pub(crate) durability: Durability,
     /// Whether the instance is at work after the commit.
     pub(crate) running: bool,
     pub(crate) caller: Box<dyn Caller>,
+}
+
+impl Commit {
+    /// What its line says of it.
+    pub(crate) fn meta(&self) -> CommitMeta {
+        CommitMeta {
+            id: self.lane.id.clone(),
+            uid: self.lane.uid,
+            epoch: self.lane.epoch,
+            revision: self.revision,
+            at: self.at,
+            last_event_seq: self.last_event_seq,
+            deleted: self.deleted,
+        }
+    }
+
+    /// Whether it is the first commit of the instance.
+    pub(crate) fn is_creation(&self) -> bool {
+        self.revision == 0
+    }
 }
 
 /// Who waits for a commit. Neither may block.
@@ -88,16 +113,11 @@ impl CommitMeta {
         line.extend_from_slice(b",\"revision\":");
         serde_json::to_writer(&mut *line, &self.revision)?;
         line.extend_from_slice(b",\"at\":");
-        serde_json::to_writer(&mut *line, &Time(&self.at))?;
+        time::write(&self.at, line)?;
         line.extend_from_slice(b",\"last_event_seq\":");
         serde_json::to_writer(&mut *line, &self.last_event_seq)?;
         line.extend_from_slice(if self.deleted { b",\"deleted\":true}" } else { b"}" });
         Ok(())
-    }
-
-    /// Whether it is the first commit of an instance.
-    pub(crate) fn is_creation(&self) -> bool {
-        self.revision == 0
     }
 }
 
@@ -114,8 +134,8 @@ pub(crate) struct Header {
 }
 
 /// The first line of a batch.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Batch {
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct BatchMark {
     /// Bytes of the segment that were on disk before this batch was written. Damage before that
     /// point is corruption; damage behind it is a torn tail.
     pub(crate) durable: u64,
@@ -128,7 +148,7 @@ pub(crate) struct Batch {
 #[serde(default)]
 pub(crate) struct Line {
     pub(crate) journal: Option<Header>,
-    pub(crate) batch: Option<Batch>,
+    pub(crate) batch: Option<BatchMark>,
     pub(crate) commit: Option<CommitMeta>,
     pub(crate) record: Option<Box<RawValue>>,
     /// The state, of a commit that changed nothing else of the record.
@@ -147,7 +167,7 @@ pub(crate) fn encode(
     meta: &CommitMeta,
     record: Option<&[u8]>,
     events: &[EventLine],
-) -> Result<Vec<u8>, serde_json::Error> {
+) -> Result<LineDraft, serde_json::Error> {
     let mut line = LineDraft::begin(meta)?;
     if let Some(record) = record {
         line.0.extend_from_slice(RECORD);
@@ -156,16 +176,35 @@ pub(crate) fn encode(
     Ok(line.seal(events))
 }
 
-/// The line of a commit that is being put together.
+thread_local! {
+    /// The room of the last line that was put together on this thread: the log copies lines.
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The line of a commit: while it is put together, and until the log has copied it.
 pub(crate) struct LineDraft(Vec<u8>);
+
+impl Drop for LineDraft {
+    fn drop(&mut self) {
+        if self.0.capacity() <= ROOM_KEPT {
+            // It fails while the thread ends.
+            let _ = ROOM.try_with(|room| room.set(std::mem::take(&mut self.0)));
+        }
+    }
+}
 
 impl LineDraft {
     pub(crate) fn begin(meta: &CommitMeta) -> Result<Self, serde_json::Error> {
-        let mut line = Vec::with_capacity(LINE_BYTES);
-        line.resize(PREFIX, b' ');
-        line.extend_from_slice(b"{\"commit\":");
-        meta.write(&mut line)?;
-        Ok(Self(line))
+        let mut line = Self(ROOM.take());
+        line.0.clear();
+        line.0.resize(PREFIX, b' ');
+        line.0.extend_from_slice(b"{\"commit\":");
+        meta.write(&mut line.0)?;
+        Ok(line)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// Adds the whole record, and says how long it is as compact JSON.
@@ -185,43 +224,57 @@ impl LineDraft {
         Ok(self.0.len() - begin)
     }
 
-    pub(crate) fn seal(self, events: &[EventLine]) -> Vec<u8> {
-        let Self(mut line) = self;
+    /// Adds the events, and what ends a line.
+    pub(crate) fn seal(mut self, events: &[EventLine]) -> Self {
+        let line = &mut self.0;
         for (index, event) in events.iter().enumerate() {
             line.extend_from_slice(if index == 0 { b",\"events\":[" } else { b"," });
             line.extend_from_slice(event.text.as_bytes());
         }
         line.extend_from_slice(if events.is_empty() { b"}" } else { b"]}" });
-        seal(line)
+        seal(line);
+        self
     }
 }
 
 /// The line of a header.
 pub(crate) fn encode_header(header: &Header) -> Result<Vec<u8>, serde_json::Error> {
-    encode_as("journal", header)
-}
-
-/// The line of a batch mark.
-pub(crate) fn encode_batch(batch: &Batch) -> Result<Vec<u8>, serde_json::Error> {
-    encode_as("batch", batch)
-}
-
-fn encode_as<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = vec![b' '; PREFIX];
-    line.extend_from_slice(format!("{{\"{key}\":").as_bytes());
-    serde_json::to_writer(&mut line, value)?;
+    line.extend_from_slice(b"{\"journal\":");
+    serde_json::to_writer(&mut line, header)?;
     line.push(b'}');
-    Ok(seal(line))
+    seal(&mut line);
+    Ok(line)
+}
+
+/// The mark of a batch that begins when `durable` bytes of the segment are on disk, with a line of
+/// each of these instances.
+pub(crate) fn encode_mark<'a>(
+    durable: u64,
+    ids: impl Iterator<Item = &'a InstanceId>,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let mut line = vec![b' '; PREFIX];
+    line.extend_from_slice(b"{\"batch\":{\"durable\":");
+    serde_json::to_writer(&mut line, &durable)?;
+    line.extend_from_slice(b",\"ids\":[");
+    for (index, id) in ids.enumerate() {
+        // An id holds nothing that JSON escapes.
+        line.extend_from_slice(if index == 0 { b"\"" } else { b",\"" });
+        line.extend_from_slice(id.as_str().as_bytes());
+        line.push(b'"');
+    }
+    line.extend_from_slice(b"]}}");
+    seal(&mut line);
+    Ok(line)
 }
 
 /// Puts the checksum in front, and the newline behind.
-fn seal(mut line: Vec<u8>) -> Vec<u8> {
+fn seal(line: &mut Vec<u8>) {
     let crc = crc32fast::hash(&line[PREFIX..]);
     for (place, digit) in line.iter_mut().zip((0..8).rev()) {
         *place = b"0123456789abcdef"[(crc >> (4 * digit)) as usize & 15];
     }
     line.push(b'\n');
-    line
 }
 
 /// Reads a line back (without its newline); the error says what is wrong with it.
@@ -268,9 +321,9 @@ mod tests {
 
     #[test]
     fn two_lines_without_a_newline_between_them_are_both_read() {
-        let mark = encode_batch(&Batch { durable: 7, ids: vec![meta().id] }).expect("encode");
+        let mark = encode_mark(7, std::iter::once(&meta().id)).expect("encode");
         let line = encode(&meta(), None, &[]).expect("encode");
-        let mut merged = [mark, line].concat();
+        let mut merged = [&mark, line.bytes()].concat();
         merged.pop();
         let at = merged.iter().position(|b| *b == b'\n').expect("a newline");
         merged[at] = b'J';
@@ -296,7 +349,7 @@ mod tests {
     fn a_commit_reads_back_to_the_letter() {
         let event = EventLine { seq: 3, text: r#"{"seq":3,"n":123456789012345678901234567890}"#.into() };
         let line = encode(&meta(), Some(br#"{"x":1e400}"#), &[event.clone(), event]).expect("encode");
-        let read = decode(line.strip_suffix(b"\n").expect("a newline")).expect("decode");
+        let read = decode(line.bytes().strip_suffix(b"\n").expect("a newline")).expect("decode");
         assert_eq!(read.record.map(|r| r.get().to_owned()).as_deref(), Some(r#"{"x":1e400}"#));
         assert_eq!(read.events[1].get(), r#"{"seq":3,"n":123456789012345678901234567890}"#);
         assert_eq!(read.commit.map(|c| c.revision), Some(2));
@@ -319,7 +372,7 @@ mod tests {
             let state: Box<RawValue> = serde_json::from_str(text).expect("JSON");
             let mut line = LineDraft::begin(&meta()).expect("begin");
             assert_eq!(line.state(&state).expect("encode"), text.len());
-            let read = decode(line.seal(&[]).strip_suffix(b"\n").expect("a newline")).expect("decode");
+            let read = decode(line.seal(&[]).bytes().strip_suffix(b"\n").expect("a newline")).expect("decode");
             assert_eq!(read.state.as_deref().map(RawValue::get), Some(text));
             assert!(read.record.is_none());
         }
@@ -328,7 +381,7 @@ mod tests {
     #[test]
     fn any_flipped_bit_is_noticed() {
         let line = encode(&meta(), None, &[]).expect("encode");
-        let line = line.strip_suffix(b"\n").expect("a newline");
+        let line = line.bytes().strip_suffix(b"\n").expect("a newline");
         for at in 0..line.len() {
             let mut broken = line.to_vec();
             broken[at] ^= 1;

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::commit::{self, Caller, Commit, Header, JOURNAL_FORMAT};
-use super::reply::{Replies, tell};
+use super::queue::Batch;
+use super::reply::{Outcomes, Replies, tell};
 use super::segment::{Failure, Segment};
 use super::service::Shared;
 use super::slow::{Pace, SlowCommits};
@@ -44,9 +45,9 @@ impl Journal {
 
     /// Runs until the log is closed and its queue is empty.
     pub(super) fn run(mut self) {
-        while let Some((batch, since)) = self.shared.next_batch(AGE_CHECK) {
-            if !batch.is_empty() {
-                self.commit(batch, since);
+        while let Some(batch) = self.shared.queue.next(AGE_CHECK) {
+            if !batch.commits.is_empty() {
+                self.commit(batch);
             }
             self.seal_if_old();
         }
@@ -68,56 +69,56 @@ impl Journal {
         }
     }
 
-    /// Makes a batch durable, of which the first came at `since`, and tells everybody in it.
-    pub(super) fn commit(&mut self, batch: Vec<Commit>, since: Instant) {
+    /// Makes a batch durable, and tells everybody in it.
+    pub(super) fn commit(&mut self, batch: Batch) {
+        let Batch { mut commits, lines, since } = batch;
         let pace = Pace { since, begun: Instant::now() };
-        let bytes: usize = batch.iter().map(|c| c.line.len()).sum();
-        let (accepted, refused): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|c| c.generation >= c.lane.generation() || without(Protection::Generations));
+        let is_stale = |c: &mut Commit| c.generation < c.lane.generation() && !without(Protection::Generations);
+        let refused: Vec<_> = commits.extract_if(.., is_stale).collect();
         if !refused.is_empty() {
             metrics::COMMITS_NOT_APPLIED.add(refused.len());
             let outcomes = refused.into_iter().map(|commit| {
-                let (id, reason) = (commit.meta.id.clone(), commit.lane.failure());
-                (commit, Err(Error::NotApplied { id, reason }))
+                let (id, reason) = (commit.lane.id.clone(), commit.lane.failure());
+                (commit, Error::NotApplied { id, reason })
             });
-            self.replies.send(outcomes.collect());
+            self.replies.send(Outcomes::Failed(outcomes.collect()));
         }
-        if !accepted.is_empty() {
-            self.write(accepted, &pace);
+        if !commits.is_empty() {
+            self.write(commits, &lines, &pace);
         }
-        self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.shared.queue.done(lines);
     }
 
-    fn write(&mut self, mut commits: Vec<Commit>, pace: &Pace) {
+    fn write(&mut self, mut commits: Vec<Commit>, lines: &[u8], pace: &Pace) {
         if without(Protection::OutputGate) {
             for commit in &mut commits {
                 commit.caller.applied();
                 std::mem::replace(&mut commit.caller, Box::new(Nobody)).told(Ok(()));
             }
         }
-        let Err(failure) = self.append(&commits, pace) else { return self.release(commits) };
+        let Err(failure) = self.append(&commits, lines, pace) else { return self.release(commits) };
         if matches!(failure, Failure::Unknown(_)) {
             return self.refuse(commits, &failure);
         }
         // On a full disk a deletion finds the room that is kept for it.
-        let (deletions, others): (Vec<_>, Vec<_>) = commits.into_iter().partition(|c| c.meta.deleted);
+        let (deletions, others): (Vec<_>, Vec<_>) = commits.into_iter().partition(|c| c.deleted);
         self.refuse(others, &failure);
         if deletions.is_empty() {
             return;
         }
-        match self.append(&deletions, pace) {
+        match self.append(&deletions, lines, pace) {
             Ok(()) => self.release(deletions),
             Err(failure) => self.refuse(deletions, &failure),
         }
     }
 
     /// Writes a batch, as durable as the most demanding commit in it.
-    fn append(&mut self, commits: &[Commit], pace: &Pace) -> Result<(), Failure> {
+    fn append(&mut self, commits: &[Commit], lines: &[u8], pace: &Pace) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         if let Some(reason) = shared.tail.poison() {
             return Err(Failure::NotApplied(Error::Poisoned { reason }));
         }
-        let deletions = commits.iter().all(|c| c.meta.deleted);
+        let deletions = commits.iter().all(|c| c.deleted);
         let to_disk = commits.iter().filter(|c| c.durability == Durability::Disk).count();
         let durable = to_disk > 0;
         let segment = match self.segment_with_room() {
@@ -125,12 +126,12 @@ impl Journal {
             Err(error) => self.segment.as_mut().ok_or(Failure::NotApplied(error))?,
             Ok(()) => self.segment.as_mut().ok_or(Failure::NotApplied(Error::Closed))?,
         };
-        commits.iter().filter(|c| c.meta.is_creation()).for_each(|c| shared.tail.note_unnamed(&c.meta.id));
+        commits.iter().filter(|c| c.is_creation()).for_each(|c| shared.tail.note_unnamed(&c.lane.id));
         let on_disk = commits.iter().filter(|c| c.durability == Durability::Disk);
-        if shared.tail.any_unnamed(on_disk.map(|c| &c.meta.id)) {
+        if shared.tail.any_unnamed(on_disk.map(|c| &c.lane.id)) {
             shared.tail.sync_names(&shared.root.instances).map_err(Failure::NotApplied)?;
         }
-        let bytes = encode_batch(segment, commits).map_err(Failure::NotApplied)?;
+        let bytes = encode_batch(segment, commits, lines).map_err(Failure::NotApplied)?;
         segment.append(&bytes, durable, deletions, &shared.tail)?;
         let batch = shared.tail.wrote(durable);
         for commit in commits {
@@ -154,12 +155,12 @@ impl Journal {
         for commit in &mut commits {
             commit.caller.applied();
             if commit.running {
-                self.running.insert(commit.meta.id.clone());
-            } else {
-                self.running.remove(&commit.meta.id);
+                self.running.insert(commit.lane.id.clone());
+            } else if !self.running.is_empty() {
+                self.running.remove(&commit.lane.id);
             }
         }
-        self.replies.send(commits.into_iter().map(|commit| (commit, Ok(()))).collect());
+        self.replies.send(Outcomes::Applied(commits));
     }
 
     fn refuse(&self, commits: Vec<Commit>, failure: &Failure) {
@@ -172,10 +173,10 @@ impl Journal {
             commit.lane.fail(commit.generation, &reason);
             // The segment may not hold the record that was noted to be in it.
             commit.lane.record_segment.store(0, Ordering::Relaxed);
-            let (id, reason) = (commit.meta.id.clone(), Arc::clone(&reason));
-            (commit, Err(if unknown { Error::Unknown { id, reason } } else { Error::NotApplied { id, reason } }))
+            let (id, reason) = (commit.lane.id.clone(), Arc::clone(&reason));
+            (commit, if unknown { Error::Unknown { id, reason } } else { Error::NotApplied { id, reason } })
         });
-        self.replies.send(outcomes.collect());
+        self.replies.send(Outcomes::Failed(outcomes.collect()));
     }
 
     /// Sees to it that there is a segment that is not full.
@@ -220,9 +221,9 @@ impl Journal {
 }
 
 /// The bytes of a batch: its mark, then the lines.
-fn encode_batch(segment: &Segment, commits: &[Commit]) -> Result<Vec<u8>> {
-    let mut bytes = segment.batch_mark(commits.iter().map(|c| c.meta.id.clone()).collect())?;
-    bytes.reserve(commits.iter().map(|c| c.line.len()).sum());
+fn encode_batch(segment: &Segment, commits: &[Commit], lines: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = segment.batch_mark(commits.iter().map(|c| &c.lane.id))?;
+    bytes.reserve(lines.len());
     for commit in commits {
         // The first commit of an instance in a segment holds its whole record: then no segment
         // depends on an earlier one, which may be gone, or on a file that is not on disk yet.
@@ -230,9 +231,11 @@ fn encode_batch(segment: &Segment, commits: &[Commit]) -> Result<Vec<u8>> {
         if first && !commit.has_record {
             let fail = |e: serde_json::Error| crate::record::json::unserializable("record", &e);
             let record = commit.record.compact().map_err(fail)?;
-            bytes.extend_from_slice(&commit::encode(&commit.meta, Some(&record), &commit.events).map_err(fail)?);
+            bytes.extend_from_slice(
+                commit::encode(&commit.meta(), Some(&record), &commit.events).map_err(fail)?.bytes(),
+            );
         } else {
-            bytes.extend_from_slice(&commit.line);
+            bytes.extend_from_slice(&lines[commit.line.clone()]);
         }
         if first {
             commit.lane.record_segment.store(segment.number, Ordering::Relaxed);

@@ -149,10 +149,10 @@ impl Lane {
     pub(crate) fn apply(&self, commit: &Commit) -> bool {
         let newly_queued = {
             let mut pending = self.pending();
-            if commit.meta.deleted {
+            if commit.deleted {
                 *pending = Pending { phase: Phase::Deleted, ..Pending::default() };
             }
-            self.applied.store(commit.meta.revision + 1, Ordering::Release);
+            self.applied.store(commit.revision + 1, Ordering::Release);
             let open = pending.phase == Phase::Open;
             if open {
                 pending.record = Some(Arc::clone(&commit.record));

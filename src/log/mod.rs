@@ -25,6 +25,7 @@ pub(crate) mod feed;
 mod journal;
 pub(crate) mod lane;
 mod materialise;
+pub(crate) mod queue;
 mod reconcile;
 pub(crate) mod recover;
 mod renewal;

@@ -11,13 +11,16 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::commit::Commit;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// A commit, and what became of it.
-pub(super) type Outcome = (Commit, Result<()>);
+/// What became of commits.
+pub(super) enum Outcomes {
+    Applied(Vec<Commit>),
+    Failed(Vec<(Commit, Error)>),
+}
 
 /// Where the journal's thread leaves outcomes, a batch at a time.
-pub(super) struct Replies<T = Vec<Outcome>> {
+pub(super) struct Replies<T = Outcomes> {
     /// Absent where there is no runtime: then they are told at once.
     teller: Option<UnboundedSender<T>>,
     tell: fn(T),
@@ -79,13 +82,18 @@ impl<T> Drop for Teller<T> {
     }
 }
 
+pub(super) fn tell(outcomes: Outcomes) {
+    match outcomes {
+        Outcomes::Applied(commits) => commits.into_iter().for_each(|commit| tell_one(commit, Ok(()))),
+        Outcomes::Failed(commits) => commits.into_iter().for_each(|(commit, error)| tell_one(commit, Err(error))),
+    }
+}
+
 /// A panic in what one caller left behind must not keep the others from being told.
-pub(super) fn tell(outcomes: Vec<Outcome>) {
-    for (commit, outcome) in outcomes {
-        let (caller, id) = (commit.caller, commit.meta.id);
-        if catch_unwind(AssertUnwindSafe(move || caller.told(outcome))).is_err() {
-            tracing::error!(%id, "what waits for a commit panicked");
-        }
+fn tell_one(commit: Commit, outcome: Result<()>) {
+    let (caller, lane) = (commit.caller, commit.lane);
+    if catch_unwind(AssertUnwindSafe(move || caller.told(outcome))).is_err() {
+        tracing::error!(id = %lane.id, "what waits for a commit panicked");
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::commit::{self, Batch, Header, Line};
+use super::commit::{self, Header, Line};
 use super::events::{Lines, RawLine};
 use super::lane::Lane;
 use super::tail::Tail;
@@ -92,9 +92,8 @@ impl Segment {
     }
 
     /// The mark that goes before the lines of a batch, which are of these instances.
-    pub(super) fn batch_mark(&self, ids: Vec<InstanceId>) -> Result<Vec<u8>> {
-        commit::encode_batch(&Batch { durable: self.durable, ids })
-            .map_err(|e| crate::record::json::unserializable("batch", &e))
+    pub(super) fn batch_mark<'a>(&self, ids: impl Iterator<Item = &'a InstanceId>) -> Result<Vec<u8>> {
+        commit::encode_mark(self.durable, ids).map_err(|e| crate::record::json::unserializable("batch", &e))
     }
 
     /// Appends a batch, and makes it durable if asked to. `deletions` may use the reserve.
@@ -382,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_segment_reads_the_same_in_however_many_parts() {
-        let mark = commit::encode_batch(&Batch { durable: 7, ids: Vec::new() }).expect("a mark");
+        let mark = commit::encode_mark(7, std::iter::empty()).expect("a mark");
         let text = [&mark[..], &mark, b"   \n \n", &mark, b"not a line\n", b"  \n", &mark, b"      \n"].concat();
         for end in ["", "  ", "cut short"] {
             let temp = tempfile::tempdir().expect("a directory");

@@ -3,17 +3,18 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::alarm::Bell;
 use super::changes::ChangeFeed;
-use super::commit::Commit;
+use super::commit::{Commit, LineDraft};
 use super::feed::Feed;
 use super::journal::Journal;
 use super::lane::Lane;
+use super::queue::CommitQueue;
 use super::reply::{AllTold, Replies, tell};
 use super::sealed::SealedQueue;
 use super::tail::Tail;
@@ -29,29 +30,19 @@ use crate::record::InstanceId;
 pub(super) struct Shared {
     pub(super) root: Arc<Root>,
     pub(super) options: Options,
-    queue: Mutex<Queue>,
-    queue_filled: Condvar,
+    pub(super) queue: CommitQueue,
     dirty: Mutex<Dirty>,
     dirty_filled: Condvar,
     /// Held while files are brought up to date: who flushes waits for a pass that has begun.
     pub(super) passing: Mutex<()>,
     pub(super) sealed: SealedQueue,
     pub(super) tail: Arc<Tail>,
-    pub(super) queued_bytes: AtomicUsize,
     pub(super) commits: AtomicU64,
     pub(super) batches: AtomicU64,
     pub(super) materialise_failures: AtomicU64,
     feeds: Mutex<HashMap<InstanceId, Weak<Feed>>>,
     bell: Bell,
     changes: Arc<ChangeFeed>,
-}
-
-#[derive(Default)]
-struct Queue {
-    commits: Vec<Commit>,
-    /// When the first of them came.
-    since: Option<Instant>,
-    closed: bool,
 }
 
 #[derive(Default)]
@@ -122,15 +113,13 @@ impl Log {
         let shared = Arc::new(Shared {
             root,
             changes: Arc::new(ChangeFeed::new(options.changes_kept)),
+            queue: CommitQueue::new(options.queued_bytes),
             options,
-            queue: Mutex::default(),
-            queue_filled: Condvar::new(),
             dirty: Mutex::default(),
             dirty_filled: Condvar::new(),
             passing: Mutex::default(),
             sealed: SealedQueue::default(),
             tail: Arc::default(),
-            queued_bytes: AtomicUsize::new(0),
             commits: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             materialise_failures: AtomicU64::new(0),
@@ -157,46 +146,19 @@ impl Log {
     }
 
     /// Queues a commit, and says whether it was taken. Its caller is told once in any case.
-    pub(crate) fn submit(&self, commit: Commit) -> bool {
-        match self.queue(commit) {
+    pub(crate) fn submit(&self, commit: Commit, line: LineDraft) -> bool {
+        let queued = match self.shared.tail.poison() {
+            Some(reason) => Err((commit, Error::Poisoned { reason })),
+            None => self.shared.queue.push(commit, line),
+        };
+        match queued {
             Ok(()) => true,
             Err((commit, reason)) => {
-                let id = commit.meta.id.clone();
+                let id = commit.lane.id.clone();
                 commit.caller.told(Err(Error::NotApplied { id, reason: Arc::new(reason) }));
                 false
             }
         }
-    }
-
-    #[expect(clippy::result_large_err, reason = "what is refused is given back, seldom and not far")]
-    fn queue(&self, commit: Commit) -> Result<(), (Commit, Error)> {
-        let limit = self.shared.options.queued_bytes;
-        if let Some(reason) = self.shared.tail.poison() {
-            return Err((commit, Error::Poisoned { reason }));
-        }
-        let bytes = commit.line.len();
-        let mut queue = lock(&self.shared.queue);
-        if queue.closed {
-            drop(queue);
-            return Err((commit, Error::Closed));
-        }
-        if self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel) > limit {
-            self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            drop(queue);
-            metrics::OVERLOADED_LOG.add(1);
-            let limit = limit as u64;
-            return Err((commit, Error::Overloaded { what: "bytes of commits waiting for the log", limit }));
-        }
-        queue.commits.push(commit);
-        let first = queue.commits.len() == 1;
-        if first {
-            queue.since = Some(Instant::now());
-        }
-        drop(queue);
-        if first {
-            self.shared.queue_filled.notify_one();
-        }
-        Ok(())
     }
 
     /// The end of the log, which the lanes look at before they change files.
@@ -211,7 +173,7 @@ impl Log {
 
     /// Whether it takes no more commits, because the store is shut down.
     pub(crate) fn is_closed(&self) -> bool {
-        lock(&self.shared.queue).closed
+        self.shared.queue.is_closed()
     }
 
     /// Rings when an alarm has come into the index, and when the log is closed.
@@ -249,7 +211,7 @@ impl Log {
         LogStats {
             commits: self.shared.commits.load(Ordering::Relaxed),
             batches: self.shared.batches.load(Ordering::Relaxed),
-            queued_bytes: self.shared.queued_bytes.load(Ordering::Relaxed),
+            queued_bytes: self.shared.queue.bytes(),
             dirty: self.shared.dirty(),
             materialise_failures: self.shared.materialise_failures.load(Ordering::Relaxed),
             checkpoints: sealed.done,
@@ -292,10 +254,9 @@ impl Log {
     }
 
     fn stop(&self) {
-        lock(&self.shared.queue).closed = true;
+        self.shared.queue.close();
         // Whoever waits for alarms waits in vain from now on.
         self.shared.bell.ring();
-        self.shared.queue_filled.notify_all();
     }
 }
 
@@ -332,28 +293,8 @@ impl Shared {
     fn give_up(&self) {
         let panicked = std::io::Error::other("a thread of the commit log panicked");
         self.tail.set_poison(Error::io("write", self.root.top.path(), panicked));
-        let mut queue = lock(&self.queue);
-        queue.closed = true;
-        drop(std::mem::take(&mut queue.commits));
-        drop(queue);
+        self.queue.abandon();
         self.sealed.abandon();
-    }
-
-    /// Everything that is queued, as soon as there is something, and since when there was; empty
-    /// after `patience`; `None` when the queue is closed and empty.
-    pub(super) fn next_batch(&self, patience: Duration) -> Option<(Vec<Commit>, Instant)> {
-        let queue = lock(&self.queue);
-        let (mut queue, _) = self
-            .queue_filled
-            .wait_timeout_while(queue, patience, |q| q.commits.is_empty() && !q.closed)
-            .unwrap_or_else(PoisonError::into_inner);
-        if queue.commits.is_empty() && queue.closed {
-            return None;
-        }
-        // The next batch is likely as long.
-        let next = Vec::with_capacity(queue.commits.len());
-        let since = queue.since.take().unwrap_or_else(Instant::now);
-        Some((std::mem::replace(&mut queue.commits, next), since))
     }
 
     /// Tells the materialiser about lanes that have something pending.

@@ -42,8 +42,8 @@ impl SlowCommits {
         let Some(held_back) = self.turn(now) else { return };
         let Some(first) = commits.first() else { return };
         tracing::warn!(
-            id = %first.meta.id,
-            epoch = first.meta.epoch,
+            id = %first.lane.id,
+            epoch = first.lane.epoch,
             waited = ?waited,
             at_the_disk = ?(now - pace.begun),
             commits = commits.len(),

@@ -1,10 +1,10 @@
 //! The commit log without its threads: a test says what happens next.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::commit::Commit;
 use super::journal::Journal;
+use super::queue::Batch;
 use super::service::Log;
 use super::{checkpoint, materialise};
 use crate::disk::lock::Writer;
@@ -28,21 +28,20 @@ impl Stepper {
 
     /// Makes what was submitted durable: one batch.
     pub(crate) fn commit(&mut self) {
-        let batch = self.take();
-        self.write(batch);
+        if let Some(batch) = self.take() {
+            self.write(batch);
+        }
     }
 
     /// What was submitted, in the place of the log's thread.
-    pub(crate) fn take(&self) -> Vec<Commit> {
-        self.log.shared.next_batch(Duration::ZERO).map(|(commits, _)| commits).unwrap_or_default()
+    pub(crate) fn take(&self) -> Option<Batch> {
+        self.log.shared.queue.next(Duration::ZERO).filter(|batch| !batch.commits.is_empty())
     }
 
     /// Makes a batch durable.
-    pub(crate) fn write(&mut self, batch: Vec<Commit>) {
-        if !batch.is_empty() {
-            self.make_room();
-            self.journal.commit(batch, Instant::now());
-        }
+    pub(crate) fn write(&mut self, batch: Batch) {
+        self.make_room();
+        self.journal.commit(batch);
     }
 
     /// One pass of the materialiser.

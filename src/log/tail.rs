@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use crate::disk::fs::{Dir, File};
@@ -22,7 +22,7 @@ pub(crate) struct Tail {
     /// Batches written, and how many of them are on disk for sure.
     written: AtomicU64,
     durable: AtomicU64,
-    poisoned: Mutex<Option<Arc<Error>>>,
+    poisoned: OnceLock<Arc<Error>>,
     /// Instances whose directory may have a name that is not on disk yet.
     unnamed: Mutex<HashSet<InstanceId>>,
 }
@@ -30,14 +30,12 @@ pub(crate) struct Tail {
 impl Tail {
     /// Why the log takes no more commits, if it does not.
     pub(crate) fn poison(&self) -> Option<Arc<Error>> {
-        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.poisoned.get().cloned()
     }
 
     pub(super) fn set_poison(&self, error: Error) {
         tracing::error!(%error, "the commit log is poisoned: this store takes no more writes; open it again when the disk is well");
-        let mut poisoned = self.poisoned.lock().unwrap_or_else(PoisonError::into_inner);
-        metrics::POISONED.add(usize::from(poisoned.is_none()));
-        poisoned.get_or_insert(Arc::new(error));
+        metrics::POISONED.add(usize::from(self.poisoned.set(Arc::new(error)).is_ok()));
     }
 
     /// The name of this instance's directory may not be on disk.

@@ -4,11 +4,21 @@
 //! It is what `chrono` writes for serde, to the letter; a commit holds several times, and through
 //! the machinery of formatting they were a fifth of the instructions of an update.
 
-use chrono::{DateTime, Datelike as _, Timelike as _, Utc};
+use std::cell::Cell;
+
+use chrono::{DateTime, Datelike as _, Utc};
 use serde::{Serialize, Serializer};
 
 /// Longest text, in bytes.
 const MAX: usize = "2026-01-02T03:04:05.678901234Z".len();
+
+/// Seconds of a day.
+const DAY: i64 = 86_400;
+
+thread_local! {
+    /// The last day that was written, in days since 1970, and its text: nearly every time is of today.
+    static LAST: Cell<(i64, [u8; 10])> = const { Cell::new((0, *b"1970-01-01")) };
+}
 
 /// Writes a time; for `#[serde(serialize_with)]`.
 pub(crate) fn serialize<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -16,6 +26,19 @@ pub(crate) fn serialize<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Res
     match text(at, &mut buffer) {
         Some(text) => serializer.serialize_str(text),
         None => at.serialize(serializer),
+    }
+}
+
+/// Adds a time as a JSON string.
+pub(crate) fn write(at: &DateTime<Utc>, json: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    match text(at, &mut [0; MAX]) {
+        Some(text) => {
+            json.push(b'"');
+            json.extend_from_slice(text.as_bytes());
+            json.push(b'"');
+            Ok(())
+        }
+        None => serde_json::to_writer(json, at),
     }
 }
 
@@ -30,16 +53,14 @@ impl Serialize for Time<'_> {
 
 /// `None` for what has another form: years of more or fewer than four digits, leap seconds.
 fn text<'a>(at: &DateTime<Utc>, buffer: &'a mut [u8; MAX]) -> Option<&'a str> {
-    let (date, time) = (at.date_naive(), at.time());
-    let year = u32::try_from(date.year()).ok().filter(|year| *year <= 9999)?;
-    let nanos = Some(time.nanosecond()).filter(|nanos| *nanos < 1_000_000_000)?;
+    let nanos = Some(at.timestamp_subsec_nanos()).filter(|nanos| *nanos < 1_000_000_000)?;
+    let day = at.timestamp().div_euclid(DAY);
+    let second = u32::try_from(at.timestamp().rem_euclid(DAY)).ok()?;
     buffer.copy_from_slice(b"0000-00-00T00:00:00.000000000Z");
-    put(&mut buffer[0..4], year);
-    put(&mut buffer[5..7], date.month());
-    put(&mut buffer[8..10], date.day());
-    put(&mut buffer[11..13], time.hour());
-    put(&mut buffer[14..16], time.minute());
-    put(&mut buffer[17..19], time.second());
+    buffer[..10].copy_from_slice(&date(day, at)?);
+    put(&mut buffer[11..13], second / 3600);
+    put(&mut buffer[14..16], second / 60 % 60);
+    put(&mut buffer[17..19], second % 60);
     put(&mut buffer[20..29], nanos);
     let end = match nanos {
         0 => 19,
@@ -49,6 +70,21 @@ fn text<'a>(at: &DateTime<Utc>, buffer: &'a mut [u8; MAX]) -> Option<&'a str> {
     };
     buffer[end] = b'Z';
     std::str::from_utf8(&buffer[..=end]).ok()
+}
+
+/// The day of a time as `2026-01-02`, when its year has four digits.
+fn date(day: i64, at: &DateTime<Utc>) -> Option<[u8; 10]> {
+    let last = LAST.get();
+    if last.0 == day {
+        return Some(last.1);
+    }
+    let date = at.date_naive();
+    let mut text = *b"0000-00-00";
+    put(&mut text[0..4], u32::try_from(date.year()).ok().filter(|year| *year <= 9999)?);
+    put(&mut text[5..7], date.month());
+    put(&mut text[8..10], date.day());
+    LAST.set((day, text));
+    Some(text)
 }
 
 /// Puts the last digits of a number into their places.

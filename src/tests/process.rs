@@ -20,7 +20,7 @@ use crate::log::commit::{Caller, Commit};
 use crate::log::events::{EventReader, Lines};
 use crate::log::lane::Lane;
 use crate::log::stepper::Stepper;
-use crate::log::{activate, commit, recover, trash};
+use crate::log::{activate, recover, trash};
 use crate::options::{Durability, Options};
 use crate::record::{InstanceId, Record, Status};
 
@@ -207,8 +207,9 @@ impl Process {
                     let first = self.stepper.take();
                     self.submit(instance, Durability::Disk, 1, true, None)?;
                     let second = self.stepper.take();
-                    self.stepper.write(first);
-                    self.stepper.write(second);
+                    for batch in [first, second].into_iter().flatten() {
+                        self.stepper.write(batch);
+                    }
                 }
                 Ok(())
             }
@@ -423,10 +424,7 @@ impl Process {
         let number = self.number();
         let life = self.lives.get_mut(&instance).expect("just woken");
         life.follow_generation();
-        let mut sealed = Transaction::new(&life.current).seal(life.stamp)?;
-        sealed.meta.deleted = true;
-        sealed.line = commit::encode(&sealed.meta, None, &[]).expect("JSON");
-        sealed.has_record = true;
+        let sealed = Transaction::new(&life.current).seal_deletion(life.stamp)?;
         let outcome =
             life.submit(&self.stepper, &self.world, instance, number, sealed, Durability::Disk, Vec::new())?;
         self.stepper.commit();
@@ -494,7 +492,7 @@ impl Life {
         events: Vec<u64>,
     ) -> Result<Arc<Mutex<Option<Result<()>>>>> {
         let record = Arc::clone(&sealed.record);
-        let deleted = sealed.meta.deleted;
+        let deleted = sealed.deleted;
         let after = (!deleted).then(|| moment(&record, &events));
         world.note(Fact::Submitted { instance, commit: number, after });
         let outcome = Arc::new(Mutex::new(None));
@@ -516,19 +514,22 @@ impl Life {
                 *outcome.lock().expect("no panic") = Some(told);
             }))
         };
-        let taken = stepper.log.submit(Commit {
+        let commit = Commit {
             lane: Arc::clone(&self.lane),
             generation: self.generation,
             running: sealed.record.status.is_running() && !deleted,
-            meta: sealed.meta,
+            revision: record.revision,
+            at: record.updated_at,
+            last_event_seq: record.last_event_seq,
+            deleted,
             record: sealed.record,
-            line: sealed.line,
+            line: 0..0,
             has_record: sealed.has_record,
             events: sealed.events,
             durability: level,
             caller,
-        });
-        if !taken {
+        };
+        if !stepper.log.submit(commit, sealed.line) {
             outcome.lock().expect("no panic").take().expect("it was told")?;
         }
         self.current = record;
