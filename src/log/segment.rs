@@ -185,11 +185,12 @@ pub(crate) struct Damage {
     commit: bool,
 }
 
-/// A batch: whose lines there must be, according to its mark, less those that were read.
+/// A batch: whose lines there must be, according to its mark, less those that were read. They stand in
+/// the order of the mark.
 struct Expected {
     offset: u64,
-    ids: Vec<InstanceId>,
-    read: BTreeSet<InstanceId>,
+    ids: VecDeque<InstanceId>,
+    read: Vec<InstanceId>,
 }
 
 /// A line of a segment, what stands in the place of one or two, or a stretch of blank ones.
@@ -336,12 +337,12 @@ impl Contents {
             }
             self.header = Some(header);
         } else if let Some(batch) = line.batch {
-            batches.push(Expected { offset, ids: batch.ids, read: BTreeSet::new() });
+            batches.push(Expected { offset, ids: batch.ids.into(), read: Vec::new() });
         } else if let Some(meta) = &line.commit {
             if let Some(batch) = batches.last_mut() {
-                batch.read.insert(meta.id.clone());
+                batch.read.push(meta.id.clone());
                 if let Some(at) = batch.ids.iter().position(|id| *id == meta.id) {
-                    batch.ids.swap_remove(at);
+                    batch.ids.remove(at);
                 }
             }
             self.commits.push(line);
