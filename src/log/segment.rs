@@ -1,7 +1,7 @@
 //! One segment of a commit log: writing it, and reading what a dead writer left. What damage means
 //! for an instance is never decided here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -370,7 +370,7 @@ impl Contents {
     }
 
     /// All instances that are mentioned.
-    pub(crate) fn ids(&self) -> BTreeSet<InstanceId> {
+    fn ids(&self) -> BTreeSet<InstanceId> {
         let running = self.header.iter().flat_map(|h| h.running.iter());
         let committed = self.commits.iter().filter_map(|line| line.commit.as_ref().map(|c| &c.id));
         running.chain(committed).cloned().collect()
