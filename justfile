@@ -5,7 +5,7 @@ gate:
 # NAME is that of the disk in benches/peers/results/: after `just bench`, `just bench /mnt/other b` measures a second
 # one, which stands beside the first. It takes a quiet machine, and its time.
 # Measures fiefdom beside its peers in DIR, and writes docs/performance.md.
-bench DIR="target/bench" NAME="a": (peers "measure" "--dir" DIR "--out" "benches/peers/results/" + NAME + ".json")
+bench DIR="target/bench" NAME="a": others (peers "measure" "--dir" DIR "--out" "benches/peers/results/" + NAME + ".json")
     just report
 
 # The page and its pictures again, from the figures that are there.
@@ -18,6 +18,15 @@ bench-quick *ROWS:
 # The criterion benchmarks of single paths, for day-to-day comparison; `just bench-paths update` one group.
 bench-paths *GROUP:
     cargo bench --bench paths -- {{GROUP}}
+
+# Peers that are programs of their own, beside the comparison. Where they cannot be fetched or built, the measurement
+# says that they are left out.
+[private]
+others:
+    -cargo build --release --locked --manifest-path benches/peers/durare/Cargo.toml --target-dir {{peers_target}}
+    -cargo install pueue@4.0.4 --locked --root {{peers_target}}/release/tools
+
+peers_target := env("CARGO_TARGET_DIR", justfile_directory() / "benches/peers/target")
 
 # The comparison itself. It runs the release binary of the project.
 [private]

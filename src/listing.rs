@@ -133,15 +133,14 @@ impl<S, P: Fn(RawRecord) -> Result<Option<Record<S>>>> Page<'_, S, P> {
 
     /// Without an index that fits. Where one is worth it, it is written.
     fn read_names(mut self, root: &Root, anew: bool) -> Result<Listing<S>> {
-        let mut names = root.instances.names()?;
         let mut rewrite = None;
-        if names.len() >= WORTH_IT {
+        if root.instances.has_names(WORTH_IT)? {
             rewrite = cached(root.door.begin(root, anew).map(Some));
-            // What happens from here on is added to the index that is there now.
-            names = root.instances.names()?;
         } else {
             cached(root.door.close(root).map(Some));
         }
+        // What happens from here on is added to the index that is there now.
+        let names = root.instances.names()?;
         // What is not ours has no place in the list.
         let ids = names.into_iter().filter_map(|name| InstanceId::new(&name).ok());
         let worth_it = rewrite.is_some() || ids.size_hint().1.is_some_and(|most| most >= WORTH_IT);

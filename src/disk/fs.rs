@@ -123,6 +123,15 @@ impl Dir {
         Ok(absent(self.open_at(name, Access::Read, "open"))?.map(|handle| self.file(name, handle)))
     }
 
+    /// Opens a file of a directory below this one for reading; `None` when there is none.
+    pub(crate) fn open_file_in(&self, dir: &str, name: &str) -> Result<Option<File>> {
+        match self.handle.open_below(dir, name) {
+            Ok(Some(handle)) => Ok(Some(File { handle, path: self.path_of(dir).join(name) })),
+            Err(_) => Ok(None),
+            Ok(None) => self.open_dir(dir)?.map_or(Ok(None), |dir| dir.open_file(name)),
+        }
+    }
+
     /// Opens a file for reading and writing, making it if it is missing.
     pub(crate) fn open_or_create_file(&self, name: &str) -> Result<File> {
         Ok(self.file(name, self.open_at(name, Access::ReadWrite(FILE_MODE), "open")?))
@@ -159,8 +168,13 @@ impl Dir {
 
     /// The names in this directory that are UTF-8 (all of ours are), in no order.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
-        let names = self.handle.names().map_err(|e| Error::io("list", &self.path, e))?;
+        let names = self.handle.names(usize::MAX).map_err(|e| Error::io("list", &self.path, e))?;
         Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    /// Whether there are at least so many names in this directory; no more are read.
+    pub(crate) fn has_names(&self, many: usize) -> Result<bool> {
+        self.handle.names(many).map(|names| names.len() >= many).map_err(|e| Error::io("list", &self.path, e))
     }
 
     /// Gives `name` the place of `to` in one step, replacing what is there.
@@ -411,14 +425,16 @@ impl File {
         loop {
             let have = bytes.len();
             // One byte more than it says, to see whether it has grown meanwhile.
-            let want = self.len()?.saturating_sub(have as u64) + 1;
+            let len = self.len()?;
+            let want = len.saturating_sub(have as u64) + 1;
             if have as u64 + want > limit + 1 {
                 return Err(too_large());
             }
             bytes.resize(have + usize::try_from(want).map_err(|_| too_large())?, 0);
-            let read = self.read_at(&mut bytes[have..], have as u64)?;
+            let read = self.read_some(&mut bytes[have..], have as u64)?;
             bytes.truncate(have + read);
-            if (read as u64) < want {
+            // All that it says, and the one byte more is not there: it need not be asked for again.
+            if read == 0 || bytes.len() as u64 == len {
                 return Ok(bytes);
             }
         }
@@ -428,14 +444,21 @@ impl File {
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match self.handle.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io("read", &self.path, e)),
+            match self.read_some(&mut buffer[filled..], offset + filled as u64)? {
+                0 => break,
+                n => filled += n,
             }
         }
         Ok(filled)
+    }
+
+    fn read_some(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        loop {
+            match self.handle.read_at(buffer, offset) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                read => return read.map_err(self.fail("read")),
+            }
+        }
     }
 
     pub(crate) fn set_len(&self, len: u64) -> Result<()> {

@@ -127,6 +127,27 @@ impl Handle {
         }
     }
 
+    /// Opens a name in a directory of this one, for reading, through no link; `None` where that is not
+    /// known to be one call.
+    pub(super) fn open_below(&self, dir: &str, name: &str) -> io::Result<Option<Self>> {
+        match self {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::Kernel(fd) => {
+                use rustix::fs::ResolveFlags;
+                let (flags, mode) = Access::Read.flags();
+                let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+                match rustix::fs::openat2(fd, format!("{dir}/{name}"), flags, mode, within) {
+                    Ok(fd) => Ok(Some(Self::Kernel(fd))),
+                    Err(rustix::io::Errno::NOENT) => Err(io::ErrorKind::NotFound.into()),
+                    // Linux before 5.6, a filter that does not know the call, or what two calls tell better.
+                    Err(_) => Ok(None),
+                }
+            }
+            #[allow(unreachable_patterns, reason = "it depends on the platform")]
+            _ => Ok(None),
+        }
+    }
+
     pub(super) fn make_dir(&self, name: &str, mode: u32) -> io::Result<()> {
         match self {
             Self::Kernel(fd) => Ok(rustix::fs::mkdirat(fd, name, Mode::from_raw_mode(mode))?),
@@ -180,13 +201,16 @@ impl Handle {
         }
     }
 
-    /// The names in this directory but `.` and `..`.
-    pub(super) fn names(&self) -> io::Result<Vec<OsString>> {
+    /// The names in this directory but `.` and `..`, or the first `most` of them.
+    pub(super) fn names(&self, most: usize) -> io::Result<Vec<OsString>> {
         use std::os::unix::ffi::OsStrExt as _;
         match self {
             Self::Kernel(fd) => {
                 let mut names = Vec::new();
                 for entry in rustix::fs::Dir::read_from(fd)? {
+                    if names.len() == most {
+                        break;
+                    }
                     let entry = entry?;
                     let name = entry.file_name().to_bytes();
                     if name != b"." && name != b".." {
@@ -196,7 +220,7 @@ impl Handle {
                 Ok(names)
             }
             #[cfg(test)]
-            Self::Model(open) => open.names(),
+            Self::Model(open) => open.names().map(|names| names.into_iter().take(most).collect()),
         }
     }
 

@@ -76,7 +76,7 @@ impl Dir {
 
     /// All names in this directory, whatever their bytes, in order.
     pub(crate) fn all_names(&self) -> Result<Vec<OsString>> {
-        let mut names = self.handle().names().map_err(|e| Error::io("list", self.path(), e))?;
+        let mut names = self.handle().names(usize::MAX).map_err(|e| Error::io("list", self.path(), e))?;
         names.sort_unstable();
         Ok(names)
     }

@@ -458,3 +458,15 @@ fn the_index_is_nobody_s_finding() {
     let internal = ground.temp.path().join(layout::INTERNAL);
     assert!(!report.findings.iter().any(|finding| finding.path.starts_with(&internal)), "{report:?}");
 }
+
+#[test]
+fn to_learn_when_an_instance_was_created_no_link_is_followed() {
+    let ground = Ground::of("bcdef");
+    let outside = tempfile::tempdir().expect("a directory");
+    std::fs::write(outside.path().join(layout::RECORD), record("a", 0)).expect("write");
+    std::os::unix::fs::symlink(outside.path(), ground.instance("a")).expect("a link");
+    let filter = Filter { limit: Some(1), ..Filter::default() };
+    let listed = ground.view().list(&filter).expect("listed");
+    assert!(listed.records.iter().map(|record| record.id.as_str()).eq(["f"]), "{:?}", listed.records);
+    assert!(listed.damaged.iter().map(|(id, _)| id.as_str()).eq(["a"]), "{:?}", listed.damaged);
+}

@@ -150,8 +150,8 @@ pub(crate) fn created(root: &Root, id: &InstanceId) -> Result<Created> {
     struct Birth {
         created_at: DateTime<Utc>,
     }
-    let Some(dir) = root.instances.open_dir(id.as_str())? else { return Ok(Created::UNKNOWN) };
-    let bytes = read_bytes(&dir, &Options::default())?.unwrap_or_default();
+    let Some(file) = root.instances.open_file_in(id.as_str(), layout::RECORD)? else { return Ok(Created::UNKNOWN) };
+    let bytes = file.read_all(RECORD_FILE_BYTES)?;
     Ok(serde_json::from_slice::<Birth>(&bytes).map_or(Created::UNKNOWN, |birth| birth.created_at.into()))
 }
 

@@ -1,7 +1,7 @@
 //! What the commit log has of one life of an instance, and the files brought up to it. When a
 //! segment may go is never decided here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -63,13 +63,18 @@ pub(super) struct Chain {
 
 impl Chain {
     pub(super) fn of(lines: Vec<Line>) -> Self {
-        let mut by_order = BTreeMap::new();
-        for mut line in lines {
-            if let Some(meta) = line.commit.take() {
-                by_order.insert((meta.epoch, meta.revision), (meta, line));
+        let of = |mut line: Line| line.commit.take().map(|meta| (meta, line));
+        let mut commits: Vec<_> = lines.into_iter().filter_map(of).collect();
+        let order = |(meta, _): &(CommitMeta, Line)| (meta.epoch, meta.revision);
+        // They nearly always are in order, each once.
+        commits.sort_by_key(order);
+        commits.dedup_by(|later, earlier| {
+            let again = order(later) == order(earlier);
+            if again {
+                std::mem::swap(later, earlier);
             }
-        }
-        let commits: Vec<_> = by_order.into_values().collect();
+            again
+        });
         let deleted = commits.iter().any(|(meta, _)| meta.deleted);
         Self { commits, deleted, anew: false }
     }

@@ -37,8 +37,8 @@ pub(super) fn collect(root: &Root, dir: &Dir, writer: Uuid, remains: &mut BTreeM
         }
     }
     for found in contents {
-        for id in found.ids() {
-            remains.entry(id).or_default();
+        for id in found.header.iter().flat_map(|header| &header.running) {
+            remains.entry(id.clone()).or_default();
         }
         for (id, lost) in &found.lost {
             let entry = remains.entry(id.clone()).or_default();

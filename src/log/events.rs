@@ -241,9 +241,16 @@ pub(crate) fn read_state(dir: &Dir) -> Result<Option<Position>> {
     Ok(read.filter(|position| position.last_seq.max(position.segment) < COUNT_MAX))
 }
 
+/// The first events of the full files, in order.
+fn full_files(dir: &Dir) -> Result<Vec<u64>> {
+    let mut full: Vec<u64> = dir.names()?.iter().filter_map(|n| layout::parse_event_segment(n)).collect();
+    full.sort_unstable();
+    Ok(full)
+}
+
 /// The last event of the last full segment, if there is one.
 pub(super) fn last_full_segment(dir: &Dir) -> Result<Option<u64>> {
-    let Some(first) = dir.names()?.iter().filter_map(|n| layout::parse_event_segment(n)).max() else { return Ok(None) };
+    let Some(first) = full_files(dir)?.pop() else { return Ok(None) };
     let Some(file) = dir.open_file(&layout::event_segment(first))? else { return Ok(None) };
     let mut lines = Lines::new(&file, 0);
     let mut last = None;
@@ -299,12 +306,14 @@ pub(crate) fn first_seq(file: &File) -> Result<Option<u64>> {
 /// cannot be read is no help in the search: the reader meets it if it stands in its way.
 fn find(file: &File, seq: u64) -> Result<u64> {
     let (mut begin, mut end) = (0, file.len()?);
+    // What is asked for most often stands at the end.
+    let mut middle = end.saturating_sub(FOUND_BYTES);
     while end - begin > FOUND_BYTES {
-        let middle = begin + (end - begin) / 2;
         match line_behind(file, middle) {
             Some(line) if line.offset < end && line.seq().is_some_and(|found| found <= seq) => begin = line.offset,
             _ => end = middle,
         }
+        middle = begin + (end - begin) / 2;
     }
     Ok(begin)
 }
@@ -477,12 +486,10 @@ impl EventReader {
         // The active file is opened before the names are listed: if it is renamed in between, it is
         // in the list, and if it is not, it is open.
         let active = dir.open_file(layout::EVENT_LOG)?;
-        let mut full: Vec<u64> = dir.names()?.iter().filter_map(|n| layout::parse_event_segment(n)).collect();
-        full.sort_unstable();
-        if let Some(file) = active
-            && let Some(first) = first_seq(&file)?
-            && (first <= self.next_seq || full.is_empty())
-        {
+        let begins = active.as_ref().map(first_seq).transpose()?.flatten();
+        // A long log has many names: they are read only when the active file does not have the event.
+        let full = if begins.is_some_and(|first| first <= self.next_seq) { Vec::new() } else { full_files(dir)? };
+        if let (Some(file), Some(first), true) = (active, begins, full.is_empty()) {
             let cursor = self.cursor_in(&file, first)?;
             return Ok(Some((file, cursor, true)));
         }

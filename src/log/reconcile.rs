@@ -30,19 +30,18 @@ pub(super) fn events(
     sync: Sync,
 ) -> Result<Option<Position>> {
     let dir = match lines.first() {
-        Some(_) => {
-            if instance.create_dir(layout::EVENTS)? {
-                // Before a record that knows of the events has its name.
-                instance.sync()?;
-            }
-            instance.ensure_dir(layout::EVENTS)?
-        }
+        Some(_) => instance.ensure_dir(layout::EVENTS)?,
         None => match instance.open_dir(layout::EVENTS)? {
             Some(dir) => dir,
             None => return Ok(None),
         },
     };
     let file = dir.open_file(layout::EVENT_LOG)?;
+    if file.is_none() && sync == Sync::Yes {
+        // The directory may be new: before a record that knows of the events has its name. Where many
+        // are flushed at once, that is before any has.
+        instance.sync()?;
+    }
     let begins = file.as_ref().map(events::first_seq).transpose()?.flatten();
     // A recovery that was cut short may have written down events whose commit was then lost with the
     // power: what counts is what the record and the log know.

@@ -103,6 +103,8 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
     for writer in dead {
         writer.remove(root)?;
     }
+    // To give so much memory back takes its time, and nobody has to wait for it.
+    drop(std::thread::Builder::new().name("fiefdom-free".into()).spawn(move || drop(remnants)));
     trash::empty(root, own);
     metrics::RECOVERIES.add(1);
     metrics::RECOVERED_INSTANCES.add(instances);
@@ -132,12 +134,12 @@ impl Remnant {
     fn of(id: InstanceId, remains: Remains) -> Self {
         let commits = remains.lines.len();
         let mut lives: Vec<(Uuid, Vec<Line>)> = Vec::new();
-        for line in remains.lines {
-            let Some(uid) = line.commit.as_ref().map(|c| c.uid) else { continue };
-            match lives.iter_mut().find(|(known, _)| *known == uid) {
-                Some((_, life)) => life.push(line),
-                None => lives.push((uid, vec![line])),
-            }
+        let mut rest = remains.lines;
+        // Nearly always there is one, and nothing is left.
+        while let Some(uid) = rest.first().and_then(|line| line.commit.as_ref()).map(|commit| commit.uid) {
+            let is_other = |line: &mut Line| line.commit.as_ref().is_none_or(|commit| commit.uid != uid);
+            let others = rest.extract_if(.., is_other).collect();
+            lives.push((uid, std::mem::replace(&mut rest, others)));
         }
         let lives = lives.into_iter().map(|(uid, lines)| (uid, Chain::of(lines))).collect();
         Self { id, lives, commits, lost: remains.lost }

@@ -1,7 +1,7 @@
 //! One segment of a commit log: writing it, and reading what a dead writer left. What damage means
 //! for an instance is never decided here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -184,11 +184,12 @@ pub(crate) struct Damage {
     commit: bool,
 }
 
-/// A batch: whose lines there must be, according to its mark, less those that were read.
+/// A batch: whose lines there must be, according to its mark, less those that were read. They stand in
+/// the order of the mark.
 struct Expected {
     offset: u64,
-    ids: Vec<InstanceId>,
-    read: BTreeSet<InstanceId>,
+    ids: VecDeque<InstanceId>,
+    read: Vec<InstanceId>,
 }
 
 /// A line of a segment, what stands in the place of one or two, or a stretch of blank ones.
@@ -335,12 +336,12 @@ impl Contents {
             }
             self.header = Some(header);
         } else if let Some(batch) = line.batch {
-            batches.push(Expected { offset, ids: batch.ids, read: BTreeSet::new() });
+            batches.push(Expected { offset, ids: batch.ids.into(), read: Vec::new() });
         } else if let Some(meta) = &line.commit {
             if let Some(batch) = batches.last_mut() {
-                batch.read.insert(meta.id.clone());
+                batch.read.push(meta.id.clone());
                 if let Some(at) = batch.ids.iter().position(|id| *id == meta.id) {
-                    batch.ids.swap_remove(at);
+                    batch.ids.remove(at);
                 }
             }
             self.commits.push(line);
@@ -368,7 +369,7 @@ impl Contents {
     }
 
     /// All instances that are mentioned.
-    pub(crate) fn ids(&self) -> BTreeSet<InstanceId> {
+    fn ids(&self) -> BTreeSet<InstanceId> {
         let running = self.header.iter().flat_map(|h| h.running.iter());
         let committed = self.commits.iter().filter_map(|line| line.commit.as_ref().map(|c| &c.id));
         running.chain(committed).cloned().collect()

@@ -26,6 +26,7 @@ mod observed;
 mod process;
 mod random;
 mod state_file;
+mod tail;
 #[allow(dead_code, reason = "tests/metrics.rs uses the rest")]
 #[path = "../../tests/common/tally.rs"]
 pub(crate) mod tally;

@@ -1,6 +1,8 @@
 //! Roots of many dormant instances, written raw, in the shape in which a store leaves them.
 
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Puts instances of these numbers into the directory `<root>/instances`, `work-0000000` and on: each
@@ -26,7 +28,7 @@ pub fn name(nth: usize) -> String {
 fn one(instances: &Path, nth: usize) -> io::Result<()> {
     let id = name(nth);
     let dir = instances.join(&id);
-    std::fs::create_dir(&dir)?;
+    DirBuilder::new().mode(0o700).create(&dir)?;
     let (minutes, seconds, millis) = (nth / 60_000, nth / 1000 % 60, nth % 1000);
     let at = format!("2026-01-05T{:02}:{:02}:{seconds:02}.{millis:03}Z", minutes / 60, minutes % 60);
     let record = format!(
@@ -38,5 +40,7 @@ fn one(instances: &Path, nth: usize) -> io::Result<()> {
          \"schema_version\": 1,\n  \"state\": {{\n    \"note\": \"{:-<120}\",\n    \"nth\": {nth}\n  }}\n}}\n",
         "x"
     );
-    std::fs::File::create_new(dir.join("instance.json"))?.write_all(record.as_bytes())
+    let mut file = OpenOptions::new();
+    file.write(true).create_new(true).mode(0o600);
+    file.open(dir.join("instance.json"))?.write_all(record.as_bytes())
 }

@@ -61,9 +61,9 @@ pub fn goals() -> Vec<Goal> {
 fn why(row: &str) -> &'static str {
     match row {
         "scale-list" => {
-            "Without an index every name is read, and of every record the time of its creation, by as many threads as there \
-             are processors, and the index is written. It is done once: that index makes the next listing a matter of a few \
-             milliseconds."
+            "Without an index every name is read once, every record is opened with one call and read with one, by as many \
+             threads as there are processors, and the index is sorted and written. It is done once: that index makes the next \
+             listing a matter of a few milliseconds."
         }
         "scale-live" => "About two thirds of it are the actor of ractor with its task and channels.",
         "scale-recover-log" => {

@@ -219,9 +219,19 @@ impl Drop for Daemon {
     }
 }
 
-/// pueue, with a daemon of its own. `PUEUE_DIR` is where its two programs are, else the search path.
+/// Where the two programs of pueue are: `PUEUE_DIR`, else where `just bench` installs them, else
+/// somewhere on the search path.
+fn pueue_dir() -> Option<PathBuf> {
+    let named = std::env::var_os("PUEUE_DIR").map(PathBuf::from);
+    named.or_else(|| {
+        let beside = std::env::current_exe().ok()?.with_file_name("tools").join("bin");
+        beside.join("pueue").is_file().then_some(beside)
+    })
+}
+
+/// pueue, with a daemon of its own.
 pub fn pueue(setting: &Setting, commands: &Commands) -> Outcome<Option<Spent>> {
-    let programs = std::env::var_os("PUEUE_DIR").map(PathBuf::from).unwrap_or_default();
+    let programs = pueue_dir().unwrap_or_default();
     let (client, daemon) = (programs.join("pueue"), programs.join("pueued"));
     if !is_installed(&client.to_string_lossy()) {
         return Ok(None);
