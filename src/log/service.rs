@@ -17,6 +17,7 @@ use super::lane::Lane;
 use super::reply::{AllTold, Replies, tell};
 use super::sealed::SealedQueue;
 use super::tail::Tail;
+use super::whole::FileSystem;
 use super::{checkpoint, materialise};
 use crate::disk::lock::Writer;
 use crate::disk::root::Root;
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     /// Held while files are brought up to date: who flushes waits for a pass that has begun.
     pub(super) passing: Mutex<()>,
     pub(super) sealed: SealedQueue,
+    pub(super) file_system: FileSystem,
     pub(super) tail: Arc<Tail>,
     pub(super) queued_bytes: AtomicUsize,
     pub(super) commits: AtomicU64,
@@ -120,6 +122,7 @@ impl Log {
     pub(super) fn assemble(root: Arc<Root>, writer: Writer, options: Options) -> (Self, Journal) {
         let writer = Arc::new(writer);
         let shared = Arc::new(Shared {
+            file_system: FileSystem::of(&root),
             root,
             changes: Arc::new(ChangeFeed::new(options.changes_kept)),
             options,
