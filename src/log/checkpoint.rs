@@ -55,7 +55,7 @@ fn make_durable(shared: &Shared, sealed: &Sealed) -> Result<()> {
         }
     }
     // Commits would wait for a flush of so much: it is for the end, when none come any more.
-    if released.len() >= recover::many() && !shared.sealed.is_attended() && shared.file_system.flush() {
+    if released.len() >= recover::many() && !shared.expects_commits() && shared.file_system.flush() {
         return Ok(());
     }
     for id in released {

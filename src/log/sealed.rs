@@ -130,7 +130,7 @@ impl SealedQueue {
         Some(Sealed { number: next.number, covered: std::mem::take(&mut next.covered), anew: next.anew })
     }
 
-    /// Whether commits may come, and wait for the disk.
+    /// Whether a thread works on it, and more segments may come.
     pub(super) fn is_attended(&self) -> bool {
         self.state().stage == Stage::Attended
     }

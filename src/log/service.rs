@@ -390,6 +390,11 @@ impl Shared {
         drop(self.dirty_filled.wait_timeout_while(dirty, pause, |d| !d.closed));
     }
 
+    /// Whether commits may come, which would wait for the disk.
+    pub(super) fn expects_commits(&self) -> bool {
+        self.sealed.is_attended() && !lock(&self.queue).closed
+    }
+
     /// How many lanes have something pending.
     pub(super) fn dirty(&self) -> usize {
         lock(&self.dirty).lanes.len()
