@@ -33,7 +33,8 @@ pub(super) fn run(shared: &Shared, writer: &Writer) {
 
 /// Replaces one segment by durable files.
 pub(super) fn step(shared: &Shared, writer: &Writer, sealed: Sealed) {
-    let done = if sealed.anew { make_anew(shared, writer, &sealed) } else { make_durable(shared, &sealed) };
+    let anew = sealed.anew || shared.file_system.has_failed();
+    let done = if anew { make_anew(shared, writer, &sealed) } else { make_durable(shared, writer, &sealed) };
     let done = done.and_then(|()| shared.root.alarms.sync(&shared.root.internal));
     match done.and_then(|()| remove(shared, writer, sealed.number)) {
         Ok(()) => {
@@ -45,7 +46,7 @@ pub(super) fn step(shared: &Shared, writer: &Writer, sealed: Sealed) {
 }
 
 /// Makes the files durable that the segment covers.
-fn make_durable(shared: &Shared, sealed: &Sealed) -> Result<()> {
+fn make_durable(shared: &Shared, writer: &Writer, sealed: &Sealed) -> Result<()> {
     let mut released = Vec::new();
     for (id, lane) in &sealed.covered {
         match live(shared, id, lane) {
@@ -55,8 +56,12 @@ fn make_durable(shared: &Shared, sealed: &Sealed) -> Result<()> {
         }
     }
     // Commits would wait for a flush of so much: it is for the end, when none come any more.
-    if released.len() >= recover::many() && !shared.expects_commits() && shared.file_system.flush() {
-        return Ok(());
+    if released.len() >= recover::many() && !shared.expects_commits() {
+        match shared.file_system.flush() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(_) => return make_anew(shared, writer, sealed),
+        }
     }
     for id in released {
         yielding(shared, || shared.root.instances.open_dir(id.as_str())?.map_or(Ok(()), |dir| sync_files(&dir)))?;

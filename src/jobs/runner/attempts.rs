@@ -115,7 +115,13 @@ impl<J: Job> Worker<J> {
         let mut made = 0;
         loop {
             made += 1;
+            // The first commit of the attempt itself comes behind the one that begins it, in the same log.
+            let mut beginning = None;
             let attempt = loop {
+                if J::BEGINS_WITH_COMMIT && *status.borrow() != Status::Paused {
+                    beginning = Some(session.commit(begin::<J>));
+                    break session.record().await?.attempt + 1;
+                }
                 match session.commit(begin::<J>).await.map(|begun| begun.value) {
                     // Somebody holds it: it is begun when they let it go.
                     Err(Error::Transition { from: Status::Paused, .. }) => {}
@@ -139,7 +145,19 @@ impl<J: Job> Worker<J> {
             let epoch = session.record().await?.epoch;
             let span = tracing::info_span!("job", id = %item.id, epoch, attempt);
             let attempted = self.attempt(&session, attempt, &input, checkpoint, &status, &at_end);
-            let ended = attempted.instrument(span).await;
+            let attempted = attempted.instrument(span);
+            let ended = match beginning {
+                None => attempted.await,
+                Some(beginning) => match tokio::join!(biased; beginning, attempted) {
+                    (Ok(_), ended) => ended,
+                    // Paused at the last moment: nothing of it has run.
+                    (Err(Error::Transition { from: Status::Paused, .. }), _) => {
+                        made -= 1;
+                        continue;
+                    }
+                    (Err(error), _) => return Err(error),
+                },
+            };
             if !matches!(ended, Ended::Failed(_)) || !self.retry.retries_after(made) {
                 let (outcome, error) = match &ended {
                     Ended::Succeeded => (Outcome::Succeeded, None),
@@ -149,7 +167,8 @@ impl<J: Job> Worker<J> {
                 };
                 let report = report(begun, outcome, attempt, error);
                 let change = at_end.take();
-                let last = Last { session, attempt, ended, change, _awake: awake, _attendance: attendance };
+                let last =
+                    Last { session: session.clone(), attempt, ended, change, _awake: awake, _attendance: attendance };
                 return Ok(Some((report, Some(last))));
             }
             let delay = self.retry.delay(made, retry::random());
