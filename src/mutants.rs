@@ -29,6 +29,8 @@ pub(crate) enum Protection {
     AlarmRecovery,
     /// The new files of many instances are on disk before they have their names.
     BatchFlush,
+    /// The files of many instances are on disk before the log is dropped.
+    WholeFlush,
     /// The lock is taken before anything is read.
     LockThenRead,
     /// Damage is told from a torn tail.

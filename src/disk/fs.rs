@@ -219,11 +219,16 @@ impl Dir {
     /// Makes everything durable that anybody has written on this file system, bytes and names; `false`
     /// when that is not known to be done: then each file has to be flushed on its own.
     pub(crate) fn sync_file_system(&self) -> bool {
+        self.try_sync_file_system().unwrap_or(false)
+    }
+
+    /// The same, for whoever must know whether a flush has failed: `false` when there was none.
+    pub(crate) fn try_sync_file_system(&self) -> Result<bool> {
         let known = self.file_system().is_ok_and(|magic| FLUSHED_WHOLE.contains(&magic));
         let flushed = if known { self.handle.sync_file_system() } else { Ok(false) };
-        flushed.unwrap_or_else(|error| {
+        flushed.map_err(|error| {
             tracing::warn!(path = %self.path.display(), %error, "the file system could not be flushed as a whole");
-            false
+            Error::io("flush the file system of", &self.path, error)
         })
     }
 

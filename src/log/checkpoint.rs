@@ -9,9 +9,8 @@ use super::chain::{Chain, Verdict};
 use super::commit::Line;
 use super::lane::{Lane, sync_files};
 use super::sealed::Sealed;
-use super::segment;
 use super::service::Shared;
-use super::trash;
+use super::{recover, segment, trash};
 use crate::disk::fs::Lock;
 use crate::disk::lock::Writer;
 use crate::disk::{layout, lock};
@@ -34,7 +33,8 @@ pub(super) fn run(shared: &Shared, writer: &Writer) {
 
 /// Replaces one segment by durable files.
 pub(super) fn step(shared: &Shared, writer: &Writer, sealed: Sealed) {
-    let done = if sealed.anew { make_anew(shared, writer, &sealed) } else { make_durable(shared, &sealed) };
+    let anew = sealed.anew || shared.file_system.has_failed();
+    let done = if anew { make_anew(shared, writer, &sealed) } else { make_durable(shared, writer, &sealed) };
     let done = done.and_then(|()| shared.root.alarms.sync(&shared.root.internal));
     match done.and_then(|()| remove(shared, writer, sealed.number)) {
         Ok(()) => {
@@ -46,20 +46,34 @@ pub(super) fn step(shared: &Shared, writer: &Writer, sealed: Sealed) {
 }
 
 /// Makes the files durable that the segment covers.
-fn make_durable(shared: &Shared, sealed: &Sealed) -> Result<()> {
+fn make_durable(shared: &Shared, writer: &Writer, sealed: &Sealed) -> Result<()> {
+    let mut released = Vec::new();
     for (id, lane) in &sealed.covered {
-        let begun = Instant::now();
         match live(shared, id, lane) {
-            Some(lane) => lane.checkpoint()?,
+            Some(lane) => yielding(shared, || lane.checkpoint())?,
             // Let go since: everything is in the files, whoever owns them by now.
-            None => {
-                if let Some(dir) = shared.root.instances.open_dir(id.as_str())? {
-                    sync_files(&dir)?;
-                }
-            }
+            None => released.push(id),
         }
-        shared.sealed.yield_disk(begun.elapsed() * SHARE);
     }
+    // Commits would wait for a flush of so much: it is for the end, when none come any more.
+    if released.len() >= recover::many() && !shared.expects_commits() {
+        match shared.file_system.flush() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(_) => return make_anew(shared, writer, sealed),
+        }
+    }
+    for id in released {
+        yielding(shared, || shared.root.instances.open_dir(id.as_str())?.map_or(Ok(()), |dir| sync_files(&dir)))?;
+    }
+    Ok(())
+}
+
+/// Does something to the disk, and leaves it to the commits for a while.
+fn yielding(shared: &Shared, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let begun = Instant::now();
+    work()?;
+    shared.sealed.yield_disk(begun.elapsed() * SHARE);
     Ok(())
 }
 

@@ -38,6 +38,7 @@ mod slow;
 pub(crate) mod stepper;
 mod tail;
 pub(crate) mod trash;
+mod whole;
 
 pub(crate) use service::Log;
 #[cfg(test)]

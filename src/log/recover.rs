@@ -327,7 +327,7 @@ impl Recovery<'_> {
     }
 }
 
-/// From how many instances on they are brought up together.
+/// From how many instances on they are brought up, or made durable, together.
 ///
 /// Each instance alone takes about four flushes, each of little. All together take two, but of
 /// everything that anybody has not flushed on this file system.
@@ -340,7 +340,7 @@ const GROUP_BYTES: u64 = 512 << 20;
 /// How many instances are written for at once.
 const AT_ONCE: usize = 256;
 
-fn many() -> usize {
+pub(super) fn many() -> usize {
     #[cfg(test)]
     if let Some(many) = TESTED_MANY.get() {
         return many;

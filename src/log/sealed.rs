@@ -130,6 +130,11 @@ impl SealedQueue {
         Some(Sealed { number: next.number, covered: std::mem::take(&mut next.covered), anew: next.anew })
     }
 
+    /// Whether a thread works on it, and more segments may come.
+    pub(super) fn is_attended(&self) -> bool {
+        self.state().stage == Stage::Attended
+    }
+
     /// Waits so long, unless there is more to do than the segment that is worked on.
     pub(super) fn yield_disk(&self, pause: Duration) {
         let alone = |s: &mut State| s.segments.len() <= 1 && s.stage == Stage::Attended && !s.urgent;

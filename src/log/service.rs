@@ -18,6 +18,7 @@ use super::queue::CommitQueue;
 use super::reply::{AllTold, Replies, tell};
 use super::sealed::SealedQueue;
 use super::tail::Tail;
+use super::whole::FileSystem;
 use super::{checkpoint, materialise};
 use crate::disk::lock::Writer;
 use crate::disk::root::Root;
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     /// Held while files are brought up to date: who flushes waits for a pass that has begun.
     pub(super) passing: Mutex<()>,
     pub(super) sealed: SealedQueue,
+    pub(super) file_system: FileSystem,
     pub(super) tail: Arc<Tail>,
     pub(super) commits: AtomicU64,
     pub(super) batches: AtomicU64,
@@ -111,6 +113,7 @@ impl Log {
     pub(super) fn assemble(root: Arc<Root>, writer: Writer, options: Options) -> (Self, Journal) {
         let writer = Arc::new(writer);
         let shared = Arc::new(Shared {
+            file_system: FileSystem::of(&root),
             root,
             changes: Arc::new(ChangeFeed::new(options.changes_kept)),
             queue: CommitQueue::new(options.queued_bytes),
@@ -326,6 +329,11 @@ impl Shared {
     pub(super) fn pause_materialiser(&self, pause: Duration) {
         let dirty = lock(&self.dirty);
         drop(self.dirty_filled.wait_timeout_while(dirty, pause, |d| !d.closed));
+    }
+
+    /// Whether commits may come, which would wait for the disk.
+    pub(super) fn expects_commits(&self) -> bool {
+        self.sealed.is_attended() && !lock(&self.queue).closed
     }
 
     /// How many lanes have something pending.

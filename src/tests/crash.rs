@@ -270,6 +270,27 @@ fn instances_that_are_recovered_together_lose_nothing_in_a_power_cut() {
     crate::tests::shown!("{points} crash points");
 }
 
+/// One flush of the file system makes the files durable of all that were let go.
+#[test]
+fn instances_that_were_let_go_lose_nothing_when_their_log_goes_at_once() {
+    use Durability::{Disk, Os};
+    TOGETHER.set(Some(true));
+    let steps = [
+        Step::Create(0, Disk),
+        Step::Create(1, Disk),
+        Step::Append(0, Disk),
+        Step::Update(1, Os),
+        Step::Append(1, Disk),
+        Step::Release(0),
+        Step::Release(1),
+        Step::Seal,
+        Step::Checkpoint,
+        Step::Append(0, Disk),
+    ];
+    let points = crash_everywhere(&steps, &mut Random::new(12), 20);
+    crate::tests::shown!("{points} crash points");
+}
+
 #[test]
 fn a_root_several_new_directories_deep_survives_a_power_cut() {
     let disk = Disk::new();

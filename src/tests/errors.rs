@@ -249,6 +249,29 @@ fn a_failure_in_a_recovery_is_an_outcome() {
     }
 }
 
+/// What could not be written may be of any file: none is flushed again, all are made anew.
+#[test]
+fn instances_that_were_let_go_are_made_anew_when_the_flush_of_all_has_failed() {
+    TOGETHER.set(Some(true));
+    let disk = Arc::new(Disk::new());
+    let world = World::new(&disk, Vec::new());
+    let mut process = Process::open(&disk, &world).expect("a root");
+    let both = [Step::Create(0, OnDisk), Step::Append(0, OnDisk), Step::Create(1, OnDisk), Step::Release(0)];
+    for step in both.into_iter().chain([Step::Seal, Step::Append(1, OnDisk), Step::Release(1), Step::Seal]) {
+        process.step(step).expect("a disk without a fault");
+    }
+    let which = |kind, _: &str| kind == Kind::SyncAll;
+    disk.fail(Some(Fault { after: 0, for_ever: false, errno: Errno::IO, which }));
+    process.step(Step::Checkpoint).expect("a step that says nothing");
+    assert_eq!((disk.fired(), process.stats().segments_waiting), (1, 0));
+    assert_eq!(disk.flushed_again(), None, "a flush was tried again");
+    disk.fail(None);
+    let facts = world.facts();
+    let cut = disk.image().after_power_cut(Survives::Nothing, &mut Random::new(14));
+    std::mem::forget(process);
+    survey(cut, &facts, End::PowerCut, &|| "after a flush that failed".into());
+}
+
 #[test]
 fn instances_are_recovered_one_by_one_where_the_disk_is_not_flushed_as_a_whole() {
     const OVERLAY: u64 = 0x794C_7630;

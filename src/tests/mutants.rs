@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::mutants::Protection;
 
-const CATCHERS: [(Protection, &str); 15] = [
+const CATCHERS: [(Protection, &str); 16] = [
     (Protection::LogFlush, "tests::crash::one_instance_through_everything"),
     (Protection::OutputGate, "tests::crash::one_instance_through_everything"),
     (Protection::LogFirst, "tests::crash::one_instance_through_everything"),
@@ -14,6 +14,7 @@ const CATCHERS: [(Protection, &str); 15] = [
     (Protection::AlarmFlush, "tests::crash::an_alarm_that_is_set_replaced_and_cleared"),
     (Protection::AlarmRecovery, "tests::crash::an_alarm_set_by_a_process_that_dies_is_in_the_index_after_recovery"),
     (Protection::BatchFlush, "tests::crash::instances_that_are_recovered_together_lose_nothing_in_a_power_cut"),
+    (Protection::WholeFlush, "tests::crash::instances_that_were_let_go_lose_nothing_when_their_log_goes_at_once"),
     (Protection::OneFlush, "tests::errors::a_failed_flush_of_the_log_poisons"),
     (Protection::TornBytesCut, "tests::errors::a_failed_write_of_the_log_is_not_applied_and_the_next_works"),
     (Protection::Generations, "tests::errors::a_failed_write_of_the_log_is_not_applied_and_the_next_works"),
