@@ -129,6 +129,20 @@ fn a_failed_job_is_tried_again_and_every_attempt_is_on_record() {
 }
 
 #[test]
+fn a_batch_is_shown_by_how_far_it_is() {
+    let fief = Fief::new();
+    assert_eq!(
+        fief.run_with_input(["run", "--retries", "1", "--batch", "b", "-"], "true\ntrue\nfalse\n").code,
+        Some(1)
+    );
+    let shown = fief.ok(["show", "b"]);
+    assert!(shown.contains("\njobs       3: 2 completed, 1 failed\n"), "{shown}");
+    assert!(shown.contains("retries 1") && !shown.contains("\nstate") && !shown.contains("offset"), "{shown}");
+    assert_eq!(fief.json(["show", "b"])["state"]["completed"], 2, "a program gets it whole");
+    assert!(fief.ok(["show", "b-1"]).contains("\nstate\n"), "of a job its state is shown");
+}
+
+#[test]
 fn a_command_that_does_not_exist_says_so() {
     let fief = Fief::new();
     let ran = fief.run_with_input(["run", "--batch", "b", "-"], "no-such-command --here\n");

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use common::disks::{Mount, missing, skip, text};
 use common::{Counter, TestResult, another_process, copy_tree, id, lagging, options};
-use fiefdom::{Error, NewInstance, Status, Store, Untyped, View};
+use fiefdom::{Error, NewInstance, Status, Store, Untyped, View, Waiting};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
 
@@ -327,6 +328,42 @@ async fn who_was_at_work_is_known_also_when_the_log_lost_the_list() -> TestResul
     assert_eq!(store.get(&id("busy")).await?.record().await?.status, Status::Interrupted);
     assert_eq!(store.get(&id("idle")).await?.record().await?.status, Status::Pending);
     store.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_is_told_who_is_in_the_way_of_its_recovery() -> TestResult {
+    let root = remains(COMMITS).await?;
+    let view = View::open(root.path())?;
+    let order = std::fs::File::options().read(true).write(true).open(root.path().join(".fiefdom/recovery.lock"))?;
+    order.lock()?;
+    assert_eq!(view.recover(), Waiting::Recovering);
+    order.unlock()?;
+    order.lock_shared()?;
+    assert_eq!(view.recover(), Waiting::DeadWriter, "while others bring instances to life");
+    order.unlock()?;
+    assert_eq!(view.recover(), Waiting::Recovered);
+    order.lock_shared()?;
+    assert_eq!(view.recover(), Waiting::Nothing);
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_nothing_can_be_written_a_reader_is_told_of_dead_writers_alone() -> TestResult {
+    if let Some(reason) = missing(&["mount", "umount"]) {
+        return skip(&reason);
+    }
+    let (root, at) = (remains(COMMITS).await?, tempfile::tempdir()?);
+    let root_path = text(root.path())?.to_owned();
+    for waiting in [Waiting::DeadWriter, Waiting::Nothing] {
+        let mounted = match Mount::new(&["-o", "bind,ro", &root_path], at.path()) {
+            Ok(mounted) => mounted,
+            Err(error) => return skip(&error.to_string()),
+        };
+        assert_eq!(View::open(at.path())?.recover(), waiting);
+        mounted.unmount()?;
+        recover(root.path()).await?;
+    }
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{Counter, TestResult, eventually, id, options};
 use fiefdom::jobs::{Attempt, Batch, BatchItem, BatchSettings, Job, Runner};
-use fiefdom::{BoxError, Instance, NewInstance, Session, Store};
+use fiefdom::{BoxError, Instance, NewInstance, Retention, RetentionRule, Session, Status, Store};
 use listener::{Listener, Span};
 use tracing::Level;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -61,6 +61,23 @@ async fn every_part_of_a_life_has_a_span_with_id_and_epoch() -> TestResult {
         assert!(has(&spans, name, epoch), "no span {name} of epoch {epoch}: {spans:#?}");
     }
     assert!(spans.iter().all(|span| span.get("epoch").is_some()), "{spans:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_collection_has_a_span_and_so_has_each_deletion_in_it() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = open(&root).await?;
+    store.create(new("collected")).await?.transition(Status::Cancelled, None).await?;
+    store.shutdown().await?;
+    let store = open(&root).await?;
+    let report = store.gc(&Retention::new().rule(RetentionRule::new())).await?;
+    assert_eq!(report.deleted.len(), 1);
+    store.shutdown().await?;
+    assert!(has(&LISTENER.spans_of("collected"), "delete", "2"), "{:#?}", LISTENER.spans_of("collected"));
+    let spans = LISTENER.spans_called("gc");
+    let fields = ["looked_at", "deleted", "refused"].map(|field| spans[0].get(field));
+    assert_eq!(fields, [Some("1"), Some("1"), Some("0")]);
     Ok(())
 }
 

@@ -180,7 +180,9 @@ async fn another_kind_is_refused_and_untyped_takes_all() -> TestResult {
     counters.create(NewInstance::with_id(id("c"))).await?.update(|s| s.value = 3).await?;
     assert!(matches!(counters.get(&id("t")).await, Err(Error::KindMismatch { .. })));
     // Live as another type in this process.
-    assert!(matches!(store.get(&id("c")).await, Err(Error::KindMismatch { .. })));
+    let error = store.get(&id("c")).await.expect_err("it is a counter");
+    assert!(matches!(error, Error::KindMismatch { .. }), "{error}");
+    assert!(error.to_string().contains("in use in this process as another type"), "{error}");
     store.shutdown().await?;
     let store = Store::open(root.path(), Untyped).await?;
     assert_eq!(store.get(&id("c")).await?.read(|s| s["value"].clone()).await?, 3);

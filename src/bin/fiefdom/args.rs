@@ -53,6 +53,11 @@ impl Args {
             None => Ok(DataRoot::from_env(ROOT_VARIABLE, ".fiefdom")?),
         }
     }
+
+    /// Whether the root was named in so many words: then the next command needs them, too.
+    pub(crate) fn names_root(&self) -> bool {
+        self.root.is_some()
+    }
 }
 
 #[derive(Subcommand)]
