@@ -361,6 +361,8 @@ async fn migrate_in_a_process() -> TestResult {
     let store = Store::open(PathBuf::from(root), NoteV3).await?;
     let mut run = Migration::new().kind::<NoteV3>().run(&store).await?;
     let mut orders = std::io::stdin().lines();
+    // The test harness has begun a line.
+    println!();
     while let Some(one) = run.next().await {
         println!(
             "> {} {}",
