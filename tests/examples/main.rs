@@ -122,6 +122,8 @@ fn the_agent_session_goes_on_where_it_was() -> TestResult {
     Ok(())
 }
 
+/// The person answers with the tool.
+#[cfg(feature = "cli")]
 #[test]
 fn the_approval_waits_for_a_person_over_several_runs() -> TestResult {
     let root = tempfile::tempdir()?;
