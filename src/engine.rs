@@ -257,11 +257,7 @@ fn downcast<I: Instance>(id: &InstanceId, (live, permit): Admitted) -> Result<(A
     let live: Arc<dyn Any + Send + Sync> = live;
     match live.downcast::<Live<I>>() {
         Ok(live) => Ok((live, permit)),
-        Err(_) => Err(Error::KindMismatch {
-            id: id.clone(),
-            expected: I::KIND,
-            found: "what another type of this process has it in use as".into(),
-        }),
+        Err(_) => Err(Error::KindMismatch { id: id.clone(), expected: I::KIND, found: I::KIND.to_owned() }),
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::record::{InstanceId, Status};
-use advice::{After, At, Then, remedy};
+use advice::{After, At, Found, Then, larger, more, remedy};
 
 /// What the functions of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -79,15 +79,14 @@ pub enum Error {
         owner: Option<Box<Owner>>,
     },
     /// The instance is of another kind than the store that was asked.
-    #[error(
-        "instance {id:?} is of kind {found:?}, not {expected:?}; open it with a store of its own kind, or `Untyped`"
-    )]
+    #[error("instance {id:?} {}", Found(found, expected))]
     KindMismatch {
         /// The instance.
         id: InstanceId,
         /// The kind of the store.
         expected: &'static str,
-        /// The kind in the record, or the type that has it live.
+        /// The kind in the record. The same as `expected` when another type of this process has the
+        /// instance live.
         found: String,
     },
     /// The lifecycle has no such step.
@@ -101,9 +100,7 @@ pub enum Error {
         to: Status,
     },
     /// Something is over its limit. Nothing was changed.
-    #[error(
-        "the {what} is too large: {bytes}, and the limit is {limit}; keep large data in files under workspace/ or output/, or raise the limit"
-    )]
+    #[error("the {what} is too large: {bytes}, and the limit is {limit}; {}", larger(what))]
     TooLarge {
         /// What is too large.
         what: &'static str,
@@ -113,9 +110,7 @@ pub enum Error {
         limit: u64,
     },
     /// More work is waiting than the limit allows. Nothing was changed; try again later.
-    #[error(
-        "too much is waiting: {what} is at its limit of {limit}; try again when some of it is done, or raise the limit"
-    )]
+    #[error("too much is waiting: {what} is at its limit of {limit}; {}", more(what))]
     Overloaded {
         /// Which limit.
         what: &'static str,
@@ -228,11 +223,12 @@ pub enum Error {
         #[source]
         reason: Arc<Error>,
     },
-    /// The caller's own closure panicked. The instance is as it was.
-    #[error("the closure given to instance {id:?} panicked: {message}; the instance is unchanged: mend the closure")]
+    /// The caller's own closure panicked. The instance, or the [`StateFile`](crate::StateFile), is as it
+    /// was.
+    #[error("the closure given to {what} panicked: {message}; nothing was changed: mend the closure")]
     Panicked {
-        /// The instance.
-        id: InstanceId,
+        /// What it was given to: an instance, or a file.
+        what: String,
         /// What the panic said.
         message: String,
     },

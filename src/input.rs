@@ -482,12 +482,14 @@ fn check_same(asking: &Asking, seq: u64, prompt: &str, schema: &Value) -> Result
 
 fn not_open(id: &InstanceId, requests: &Requests, key: &str) -> Error {
     let reason = if let Some(Request { answered: Some(seq), .. }) = requests.get(key) {
-        format!("{key:?} of instance {id:?} is answered already (event {seq}); the first answer counts")
+        format!(
+            "{key:?} of instance {id:?} is answered already (event {seq}), and the first answer counts; ask under another key for another"
+        )
     } else {
         let open: Vec<String> =
             requests.iter().filter(|(_, r)| r.open.is_some()).map(|(k, _)| format!("{k:?}")).collect();
         let open = if open.is_empty() { "nothing".into() } else { open.join(", ") };
-        format!("instance {id:?} asks nothing under {key:?}; open at present: {open}")
+        format!("instance {id:?} asks nothing under {key:?}; answer what is open at present: {open}")
     };
     Error::InvalidInput { what: "input request", reason }
 }

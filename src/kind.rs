@@ -233,8 +233,10 @@ impl NewInstance {
     ///
     /// [`Error::InvalidInput`] when the input does not have that shape.
     pub fn input_as<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(&self.input)
-            .map_err(|e| Error::InvalidInput { what: "input of a new instance", reason: e.to_string() })
+        T::deserialize(&self.input).map_err(|e| Error::InvalidInput {
+            what: "input of a new instance",
+            reason: format!("{e}; give it the shape that the kind expects"),
+        })
     }
 }
 
@@ -255,7 +257,7 @@ impl Untyped {
     pub fn parse(json: &str) -> Result<Value> {
         crate::record::json::check(json.as_bytes())
             .and_then(|()| serde_json::from_str(json))
-            .map_err(|e| Error::InvalidInput { what: "JSON", reason: e.to_string() })
+            .map_err(|e| Error::InvalidInput { what: "JSON", reason: format!("{e}; mend it there") })
     }
 }
 

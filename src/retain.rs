@@ -7,6 +7,8 @@ use std::time::Duration;
 use chrono::Utc;
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::actors::instance::submit_and_wait;
 use crate::actors::transaction::Transaction;
@@ -157,7 +159,20 @@ impl View {
     }
 }
 
-async fn collect(engine: &Arc<Engine>, policy: &Retention, mut watch: impl FnMut(usize, usize)) -> Result<GcReport> {
+async fn collect(engine: &Arc<Engine>, policy: &Retention, watch: impl FnMut(usize, usize)) -> Result<GcReport> {
+    let span = tracing::info_span!("gc", looked_at = Empty, deleted = Empty, refused = Empty);
+    let report = collect_all(engine, policy, watch).instrument(span.clone()).await?;
+    span.record("looked_at", report.looked_at);
+    span.record("deleted", report.deleted.len());
+    span.record("refused", report.refused.len());
+    Ok(report)
+}
+
+async fn collect_all(
+    engine: &Arc<Engine>,
+    policy: &Retention,
+    mut watch: impl FnMut(usize, usize),
+) -> Result<GcReport> {
     let policy = Arc::new(policy.clone());
     let Plan { due, mut report } = blocking::run({
         let (ground, policy) = (Arc::clone(&engine.ground), Arc::clone(&policy));
@@ -171,7 +186,8 @@ async fn collect(engine: &Arc<Engine>, policy: &Retention, mut watch: impl FnMut
         let mut retiring = futures::stream::iter(part)
             .map(|due| {
                 let (engine, policy) = (Arc::clone(engine), Arc::clone(&policy));
-                async move { (due.id.clone(), retire(&engine, &policy, due).await) }
+                let span = tracing::info_span!("delete", id = %due.id, epoch = Empty);
+                async move { (due.id.clone(), retire(&engine, &policy, due).await) }.instrument(span)
             })
             .buffer_unordered(AT_ONCE);
         while let Some((instance_id, outcome)) = retiring.next().await {
@@ -232,6 +248,7 @@ async fn retire(engine: &Engine, policy: &Arc<Retention>, due: Due) -> Result<Ou
     };
     let lane = Arc::clone(&activated.lane);
     let stamp = ground.stamp(record.epoch + 1);
+    tracing::Span::current().record("epoch", stamp.epoch);
     let sealed = Transaction::new(&record).seal_deletion(stamp)?;
     let core = ground.core(activated, record, stamp);
     if let Err(error) = submit_and_wait(&ground.log, &core, lane.generation(), sealed, Durability::Disk).await {

@@ -58,7 +58,7 @@ pub(crate) fn validate(schema: &Value, value: &Value) -> Result<()> {
     }
     Err(Error::InvalidInput {
         what: "answer",
-        reason: format!("it does not fit the schema: {}", violations.join("; ")),
+        reason: format!("it does not fit the schema: {}; give one that fits", violations.join("; ")),
     })
 }
 

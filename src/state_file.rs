@@ -195,8 +195,8 @@ impl<T: FileState> StateFile<T> {
     /// # Errors
     ///
     /// [`Error::Busy`] when the turn does not come in time; those of [`StateFile::load`];
-    /// [`Error::Rejected`] for what `change` or [`FileState::validate`] refuses, and when `change`
-    /// panics; [`Error::TooLarge`] over 2 MiB; [`Error::Unserializable`]. The file is as it was.
+    /// [`Error::Rejected`] for what `change` or [`FileState::validate`] refuses; [`Error::Panicked`] when
+    /// `change` panics; [`Error::TooLarge`] over 2 MiB; [`Error::Unserializable`]. The file is as it was.
     /// So it is after [`Error::Io`], unless that says that the directory could not be flushed: then the
     /// change is made, and a power cut may take it back.
     pub async fn try_update<R: Send + 'static>(
@@ -245,14 +245,10 @@ fn apply<T: FileState, R>(turn: &Turn, path: &Path, change: impl FnOnce(&mut T) 
         value.validate()?;
         Ok((answer, encode(&value, unknown)))
     }));
-    let changed: Result<_, BoxError> = changed.unwrap_or_else(|panic| {
-        Err(format!(
-            "the closure given to {} panicked: {}; the file is unchanged",
-            path.display(),
-            panic_message(&*panic)
-        )
-        .into())
-    });
+    let changed: Result<_, BoxError> = changed.map_err(|panic| Error::Panicked {
+        what: format!("the state file {}", path.display()),
+        message: panic_message(&*panic),
+    })?;
     let (answer, bytes) = changed.map_err(Error::rejected)?;
     turn.replace(&bytes?)?;
     Ok(answer)

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::checkpoint;
 use crate::disk::alarms::AlarmIndex;
-use crate::disk::layout;
 use crate::disk::root::Root;
+use crate::disk::{layout, lock};
 use crate::error::{Error, Result};
 use crate::follow;
 use crate::log::activate;
@@ -22,6 +24,9 @@ use crate::log::recover;
 use crate::options::Options;
 use crate::record::{Alarm, Event, InstanceId, LastCheckpoint, RawRecord, Record, Status};
 use crate::root::DataRoot;
+
+/// How long a reader waits for whoever recovers.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Reads a root, without a lock and without waking an instance. Cheap to clone. Its functions block:
 /// call them from a thread that may, or from a tool.
@@ -96,13 +101,15 @@ pub struct Listing<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Waiting {
-    /// Nothing: what is read is complete, unless another process is recovering at this moment.
+    /// Nothing: what is read is complete.
     Nothing,
     /// A dead process left commits behind, and they were recovered.
     Recovered,
     /// A dead process left commits behind, and they could not be recovered now: what is read may
     /// lag behind them.
     DeadWriter,
+    /// Another process is recovering at this moment: what is read may lag behind what it finds.
+    Recovering,
 }
 
 impl View {
@@ -121,19 +128,45 @@ impl View {
         Self { root: Some(root), path }
     }
 
-    /// Recovers what dead processes left, if that is possible at once. It waits for nobody, and a failure
-    /// is the answer [`Waiting::DeadWriter`].
+    /// Recovers what dead processes left, if that is possible at once. It waits for others 50 ms at most,
+    /// and a failure is the answer [`Waiting::DeadWriter`]. Where nothing can be written, it only looks.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use fiefdom::{View, Waiting};
+    ///
+    /// let view = View::open(dir.path())?;
+    /// if matches!(view.recover(), Waiting::DeadWriter | Waiting::Recovering) {
+    ///     eprintln!("what follows may be behind");
+    /// }
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
     #[must_use]
     pub fn recover(&self) -> Waiting {
         let Some(root) = &self.root else { return Waiting::Nothing };
-        match recover::try_recover(root) {
-            Ok(Some(recovered)) if recovered.writers == 0 => Waiting::Nothing,
-            Ok(Some(_)) => Waiting::Recovered,
-            Ok(None) => Waiting::Nothing,
-            Err(error) => {
-                tracing::debug!(%error, "what dead writers left could not be recovered");
-                Waiting::DeadWriter
+        let begun = Instant::now();
+        loop {
+            let in_the_way = match recover::try_recover(root) {
+                Ok(Some(recovered)) if recovered.writers == 0 => return Waiting::Nothing,
+                Ok(Some(_)) => return Waiting::Recovered,
+                Ok(None) => root.recovery_lock().and_then(|lock| Ok(!lock.probe()?)),
+                Err(error) => {
+                    tracing::debug!(%error, "what dead writers left could not be recovered");
+                    Ok(false)
+                }
+            };
+            // Those who share the lock bring instances to life, and it may be that nothing can be written
+            // here: then nothing waits but what a dead writer left.
+            if matches!(in_the_way, Ok(false)) {
+                let dead = lock::any_dead_writer(root, Uuid::nil());
+                return if matches!(dead, Ok(false)) { Waiting::Nothing } else { Waiting::DeadWriter };
             }
+            // Whoever opens a root has it alone for a moment.
+            if begun.elapsed() >= PATIENCE {
+                return Waiting::Recovering;
+            }
+            #[expect(clippy::disallowed_methods, reason = "it blocks, as every function of a view does")]
+            std::thread::sleep(PATIENCE / 10);
         }
     }
 
@@ -264,7 +297,10 @@ impl View {
     ///
     /// [`Error::Io`]. A record that cannot be read is not an error: it is in [`Listing::damaged`].
     pub fn list(&self, filter: &Filter) -> Result<Listing<Value>> {
-        let schema = |e: serde_json::Error| Error::InvalidInput { what: "state", reason: e.to_string() };
+        let schema = |e: serde_json::Error| Error::InvalidInput {
+            what: "state",
+            reason: format!("{e}; mend the record by hand"),
+        };
         self.list_where(filter, |raw| raw.typed().map(Some).map_err(schema))
     }
 

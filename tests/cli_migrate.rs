@@ -1,6 +1,5 @@
 //! The command line: `migrate`.
 #![allow(missing_docs)]
-#![cfg(feature = "cli")]
 
 #[path = "common/cli.rs"]
 mod cli;

@@ -89,7 +89,7 @@ fn as_many_jobs_run_at_once_as_allowed_and_never_more() {
         "echo start >> {0}; until [ \"$(grep -c start {0})\" -ge 3 ]; do sleep 0.02; done; sleep 0.1; echo end >> {0}\n",
         log.display()
     );
-    let ran = fief.run_with_input(["run", "-j", "3", "--timeout", "15s", "-"], job.repeat(9));
+    let ran = fief.run_with_input(["run", "-j", "3", "--timeout", "60s", "-"], job.repeat(9));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let (mut now, mut most) = (0, 0);
     for line in lines(&log) {
@@ -129,6 +129,20 @@ fn a_failed_job_is_tried_again_and_every_attempt_is_on_record() {
 }
 
 #[test]
+fn a_batch_is_shown_by_how_far_it_is() {
+    let fief = Fief::new();
+    assert_eq!(
+        fief.run_with_input(["run", "--retries", "1", "--batch", "b", "-"], "true\ntrue\nfalse\n").code,
+        Some(1)
+    );
+    let shown = fief.ok(["show", "b"]);
+    assert!(shown.contains("\njobs       3: 2 completed, 1 failed\n"), "{shown}");
+    assert!(shown.contains("retries 1") && !shown.contains("\nstate") && !shown.contains("offset"), "{shown}");
+    assert_eq!(fief.json(["show", "b"])["state"]["completed"], 2, "a program gets it whole");
+    assert!(fief.ok(["show", "b-1"]).contains("\nstate\n"), "of a job its state is shown");
+}
+
+#[test]
 fn a_command_that_does_not_exist_says_so() {
     let fief = Fief::new();
     let ran = fief.run_with_input(["run", "--batch", "b", "-"], "no-such-command --here\n");
@@ -148,14 +162,14 @@ fn a_job_that_takes_too_long_is_killed_with_all_its_processes() {
         pid.display(),
         trapped.display()
     );
-    let ran = fief.run_with_input(["run", "--timeout", "500ms", "--batch", "b", "-"], job);
+    let ran = fief.run_with_input(["run", "--timeout", "3s", "--batch", "b", "-"], job);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(trapped.exists(), "the job came as far as it should");
     let pid = &lines(&pid)[0];
     assert!(!Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid), "{pid} lives");
     assert_eq!(fief.survivors(), [0; 0]);
     let reason = fief.record("b-1")["status_reason"].to_string();
-    assert!(fief.status("b-1") == "failed" && reason.contains("longer than 500ms"), "{reason}");
+    assert!(fief.status("b-1") == "failed" && reason.contains("longer than 3s"), "{reason}");
 }
 
 fn is_zombie(pid: &str) -> bool {

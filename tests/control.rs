@@ -9,9 +9,9 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::{Counter, TestResult, id};
+use common::{Counter, PATIENCE, TestResult, id};
 use fiefdom::control::{Change, Operation};
 use fiefdom::{Error, InstanceRef, NewInstance, Status, Store, Untyped};
 use serde_json::json;
@@ -61,8 +61,8 @@ impl Two {
 fn connect(socket: &Path) -> TestResult<UnixStream> {
     // Test directories are not deep.
     let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
 
@@ -245,7 +245,7 @@ async fn a_request_without_an_end_is_cut_off_at_the_limit() -> TestResult {
     // The owner hangs up; it does not read on for ever.
     while stream.write_all(&chunk).is_ok() {
         sent += 1 << 16;
-        assert!(sent < 16 << 20 && begun.elapsed() < Duration::from_secs(20), "{sent} bytes were taken");
+        assert!(sent < 16 << 20 && begun.elapsed() < PATIENCE, "{sent} bytes were taken");
     }
     Ok(())
 }

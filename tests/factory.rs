@@ -5,7 +5,6 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use common::TestResult;
 use fiefdom::{BoxError, Error, Instance, NewInstance, Store};
@@ -64,16 +63,21 @@ impl Instance for Workshop {
 
 /// A thousand tasks that all need the prepared value, not one of which has it yet.
 async fn a_thousand(store: &Store<Workshop>) -> Vec<tokio::task::JoinHandle<fiefdom::Result<Arc<Tools>>>> {
+    let asked = Arc::new(AtomicU32::new(0));
     let all = (0..1_000).map(|_| {
-        let store = store.clone();
-        tokio::spawn(async move { store.prepared().await })
+        let (store, asked) = (store.clone(), Arc::clone(&asked));
+        tokio::spawn(async move {
+            let mut asking = Box::pin(store.prepared());
+            // It asks when it is polled first.
+            assert!(futures::poll!(&mut asking).is_pending(), "it was prepared before");
+            asked.fetch_add(1, Ordering::SeqCst);
+            asking.await
+        })
     });
     let all: Vec<_> = all.collect();
-    while store.kind().begun.load(Ordering::SeqCst) == 0 {
+    while store.kind().begun.load(Ordering::SeqCst) == 0 || asked.load(Ordering::SeqCst) < 1_000 {
         tokio::task::yield_now().await;
     }
-    // All of them have asked by the time they have had their turns.
-    tokio::time::sleep(Duration::from_millis(50)).await;
     all
 }
 

@@ -3,7 +3,6 @@
 //! `tests/fixtures/format-<N>/` has a root as a killed process left it, and `shape.json`: the names of
 //! all files and the paths and types of all JSON that a workout of the library writes.
 #![allow(missing_docs)]
-#![cfg(feature = "cli")]
 
 mod common;
 #[path = "format/shape.rs"]

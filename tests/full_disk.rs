@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::disks::{Mount, campaign, missing, skip, text, tool};
-use common::{Counter, TestResult, id, options};
+use common::{Counter, PATIENCE, TestResult, id, options};
 use fiefdom::{Error, Filter, InstanceRef, NewInstance, Options, Store, Untyped, View};
 
 /// Every how many-th disk is tried; 1 is all of them. A longer campaign sets
@@ -147,7 +147,7 @@ impl Filled {
 
 /// With room again, everything acknowledged is there, and nothing else.
 async fn assert_all_there(disk: &str, at: &Path, acknowledged: &Acknowledged) -> TestResult {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     let store = loop {
         let store = Store::open_with(at, Untyped, small()).await.map_err(|error| format!("{disk}: {error}"))?;
         // The threads of a store that was let fall end by themselves, and have the locks until then.
@@ -259,7 +259,7 @@ async fn on_a_full_disk_an_instance_can_be_deleted_and_then_commits_go_on() -> T
                 // It makes room for a commit only if the instance took up as much as a new segment of
                 // the log and the files do that wait for room: a block each for the record, its
                 // temporary file and the events of several instances.
-                let mut tries = if freed >= 32 && !disk.contains("nr_inodes") { 20 } else { 0 };
+                let mut tries = if freed >= 32 && !disk.contains("nr_inodes") { 200 } else { 0 };
                 while tries > 0 && !filled.commit(disk, 0, 10).await {
                     tries -= 1;
                     assert!(tries > 0, "{disk}: no commit goes through, {freed} KiB were freed");

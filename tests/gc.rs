@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use cli::Fief;
-use common::{Counter, TestResult, eventually, id, shown};
+use common::{Counter, TestResult, copy_tree, eventually, id, shown};
 use fiefdom::{
     Error, GcReport, NewInstance, RefusedReason, Retention, RetentionRule, Status, Store, SubDir, Untyped, View,
 };
@@ -327,8 +327,7 @@ async fn a_collection_that_is_killed_at_any_call_leaves_each_instance_whole_or_g
     store.shutdown().await?;
     let ready = || -> TestResult<(tempfile::TempDir, Worker)> {
         let root = tempfile::tempdir()?;
-        let copied = std::process::Command::new("cp").arg("-a").arg(rest.path().join(".")).arg(root.path()).status()?;
-        assert!(copied.success());
+        copy_tree(rest.path(), root.path())?;
         let mut worker = Worker::start()?;
         worker.open(root.path(), "")?;
         Ok((root, worker))

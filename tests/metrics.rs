@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use common::{Counter, TestResult, eventually, id, options};
-use fiefdom::{Durability, Error, NewInstance, Options, Status, Store};
+use fiefdom::{Durability, Error, NewInstance, Options, Store};
 use futures::future::join_all;
 use metrics::Unit;
 use tally::Tally;
@@ -145,8 +145,7 @@ async fn what_a_dead_process_left_is_counted_when_it_is_recovered() -> TestResul
     ];
     let since = Since::now(&counters).await;
     let root = tempfile::tempdir()?;
-    let ended = common::another_process("dies_at_work")?.env("FIEFDOM_TEST_ROOT", root.path()).output()?;
-    assert!(!ended.status.success(), "it was to abort: {ended:?}");
+    common::death_at_work("dies_at_work", root.path())?;
     let store = open(&root, |_| ()).await?;
     store.shutdown().await?;
     assert_eq!(counters.map(|counter| since.sum(counter)), [1, 2, 3, 1]);
@@ -156,11 +155,7 @@ async fn what_a_dead_process_left_is_counted_when_it_is_recovered() -> TestResul
 #[tokio::test]
 #[ignore = "run by another test, in a process of its own"]
 async fn dies_at_work() -> TestResult {
-    let root = std::env::var_os("FIEFDOM_TEST_ROOT").ok_or("no root")?;
-    let store = Store::open(std::path::PathBuf::from(root), Counter).await?;
-    store.create(new("rests")).await?;
-    store.create(new("works")).await?.transition(Status::Running, None).await?;
-    std::process::abort()
+    common::die_at_work().await
 }
 
 #[tokio::test]

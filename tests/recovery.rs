@@ -7,11 +7,12 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use common::{Counter, TestResult, another_process, id, options};
-use fiefdom::{Error, NewInstance, Status, Store, Untyped, View};
+use common::disks::{Mount, missing, skip, text};
+use common::{Counter, TestResult, another_process, copy_tree, id, lagging, options};
+use fiefdom::{Error, NewInstance, Status, Store, Untyped, View, Waiting};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
 
@@ -20,17 +21,10 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 /// Commits of each instance.
 const COMMITS: u64 = 4;
 
-fn copy_tree(from: &Path, to: &Path) -> TestResult {
-    let done = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status()?;
-    assert!(done.success());
-    Ok(())
-}
-
 /// The root of a process that died after these commits, none of which had reached a file.
 async fn remains(commits: u64) -> TestResult<tempfile::TempDir> {
     let (root, copy) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let lagging = options(|o| o.materialise_within = Duration::from_secs(3600));
-    let store = Store::open_with(root.path(), Counter, lagging).await?;
+    let store = Store::open_with(root.path(), Counter, lagging()).await?;
     let mut instances = Vec::new();
     for name in NAMES {
         instances.push(store.create(NewInstance::with_id(id(name))).await?);
@@ -228,8 +222,7 @@ async fn be_a_recoverer() -> TestResult {
 #[tokio::test]
 async fn a_recovery_that_is_killed_and_repeated_gives_the_same() -> TestResult {
     let (owner, master) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let lagging = options(|o| o.materialise_within = Duration::from_secs(3600));
-    let store = Store::open_with(owner.path(), Counter, lagging).await?;
+    let store = Store::open_with(owner.path(), Counter, lagging()).await?;
     for n in 0..100 {
         let it = store.create(NewInstance::with_id(id(&format!("i{n}")))).await?;
         it.commit(move |tx| {
@@ -339,6 +332,42 @@ async fn who_was_at_work_is_known_also_when_the_log_lost_the_list() -> TestResul
 }
 
 #[tokio::test]
+async fn a_reader_is_told_who_is_in_the_way_of_its_recovery() -> TestResult {
+    let root = remains(COMMITS).await?;
+    let view = View::open(root.path())?;
+    let order = std::fs::File::options().read(true).write(true).open(root.path().join(".fiefdom/recovery.lock"))?;
+    order.lock()?;
+    assert_eq!(view.recover(), Waiting::Recovering);
+    order.unlock()?;
+    order.lock_shared()?;
+    assert_eq!(view.recover(), Waiting::DeadWriter, "while others bring instances to life");
+    order.unlock()?;
+    assert_eq!(view.recover(), Waiting::Recovered);
+    order.lock_shared()?;
+    assert_eq!(view.recover(), Waiting::Nothing);
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_nothing_can_be_written_a_reader_is_told_of_dead_writers_alone() -> TestResult {
+    if let Some(reason) = missing(&["mount", "umount"]) {
+        return skip(&reason);
+    }
+    let (root, at) = (remains(COMMITS).await?, tempfile::tempdir()?);
+    let root_path = text(root.path())?.to_owned();
+    for waiting in [Waiting::DeadWriter, Waiting::Nothing] {
+        let mounted = match Mount::new(&["-o", "bind,ro", &root_path], at.path()) {
+            Ok(mounted) => mounted,
+            Err(error) => return skip(&error.to_string()),
+        };
+        assert_eq!(View::open(at.path())?.recover(), waiting);
+        mounted.unmount()?;
+        recover(root.path()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_was_removed_by_hand_does_not_come_back() -> TestResult {
     let root = remains(COMMITS).await?;
     std::fs::remove_dir_all(root.path().join("instances/b"))?;
@@ -371,8 +400,12 @@ const MANY: u64 = 100;
 #[tokio::test(flavor = "multi_thread")]
 async fn many_instances_at_work_are_interrupted_with_everything_that_was_committed() -> TestResult {
     let (root, copy) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let store = Store::open(root.path(), Counter).await?;
+    let store = Store::open_with(root.path(), Counter, lagging()).await?;
     for n in 0..MANY {
+        if n == MANY / 2 {
+            // The files of some are there, and of the others only the log.
+            store.flush().await?;
+        }
         let instance = store.create(NewInstance::with_id(id(&format!("at-work-{n}")))).await?;
         instance.transition(Status::Starting, None).await?;
         instance.transition(Status::Running, None).await?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Count, Counter, TestResult, id, options};
+use common::{Count, Counter, PATIENCE, TestResult, id, options};
 use fiefdom::{Durability, Error, Event, InstanceRef, NewInstance, Options, Record, Status, Store, View};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
@@ -145,7 +145,7 @@ impl Life {
         // once when a process dies.
         let writers = paths_in(&root.join(".fiefdom/writers"))?;
         let locks = writers.iter().map(|writer| writer.join("lock")).chain(paths_in(&root.join("instances"))?);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         for path in locks {
             let lock = std::fs::File::open(path)?;
             while lock.try_lock().is_err() {

@@ -7,11 +7,11 @@ mod common;
 mod listener;
 
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Counter, TestResult, eventually, id, options};
 use fiefdom::jobs::{Attempt, Batch, BatchItem, BatchSettings, Job, Runner};
-use fiefdom::{BoxError, Instance, NewInstance, Session, Status, Store};
+use fiefdom::{BoxError, Instance, NewInstance, Retention, RetentionRule, Session, Status, Store};
 use listener::{Listener, Span};
 use tracing::Level;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -65,6 +65,23 @@ async fn every_part_of_a_life_has_a_span_with_id_and_epoch() -> TestResult {
 }
 
 #[tokio::test]
+async fn a_collection_has_a_span_and_so_has_each_deletion_in_it() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = open(&root).await?;
+    store.create(new("collected")).await?.transition(Status::Cancelled, None).await?;
+    store.shutdown().await?;
+    let store = open(&root).await?;
+    let report = store.gc(&Retention::new().rule(RetentionRule::new())).await?;
+    assert_eq!(report.deleted.len(), 1);
+    store.shutdown().await?;
+    assert!(has(&LISTENER.spans_of("collected"), "delete", "2"), "{:#?}", LISTENER.spans_of("collected"));
+    let spans = LISTENER.spans_called("gc");
+    let fields = ["looked_at", "deleted", "refused"].map(|field| spans[0].get(field));
+    assert_eq!(fields, [Some("1"), Some("1"), Some("0")]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_closure_tells_is_known_to_be_of_its_instance() -> TestResult {
     let root = tempfile::tempdir()?;
     let store = open(&root).await?;
@@ -94,12 +111,11 @@ async fn coming_to_life_and_being_let_go_are_told_with_the_reason() -> TestResul
 #[tokio::test]
 async fn a_recovery_is_told_and_each_instance_has_its_span_in_it() -> TestResult {
     let root = tempfile::tempdir()?;
-    let ended = common::another_process("dies_at_work")?.env("FIEFDOM_TEST_ROOT", root.path()).output()?;
-    assert!(!ended.status.success(), "it was to abort: {ended:?}");
+    common::death_at_work("dies_at_work", root.path())?;
     open(&root).await?.shutdown().await?;
     let told = LISTENER.events("recovered what dead writers left");
     let recovered = told.first().ok_or("nothing was told")?;
-    assert_eq!((recovered.get("instances"), recovered.get("interrupted")), (Some("1"), Some("1")));
+    assert_eq!((recovered.get("instances"), recovered.get("interrupted")), (Some("2"), Some("1")));
     assert!(recovered.spans.iter().any(|span| span.name == "recover"));
     assert!(has(&LISTENER.spans_of("works"), "recover_instance", "1"));
     Ok(())
@@ -108,10 +124,7 @@ async fn a_recovery_is_told_and_each_instance_has_its_span_in_it() -> TestResult
 #[tokio::test]
 #[ignore = "run by another test, in a process of its own"]
 async fn dies_at_work() -> TestResult {
-    let root = std::env::var_os("FIEFDOM_TEST_ROOT").ok_or("no root")?;
-    let store = Store::open(std::path::PathBuf::from(root), Counter).await?;
-    store.create(new("works")).await?.transition(Status::Running, None).await?;
-    std::process::abort()
+    common::die_at_work().await
 }
 
 #[tokio::test]
@@ -119,14 +132,18 @@ async fn of_slow_commits_the_first_is_told_with_what_it_waited_for() -> TestResu
     LazyLock::force(&LISTENER);
     let root = tempfile::tempdir()?;
     let slow = options(|options| options.slow_commit = Some(Duration::ZERO));
+    let begun = Instant::now();
     let store = Store::open_with(root.path(), Counter, slow).await?;
     let it = store.create(new("slow")).await?;
     for _ in 0..20 {
         it.update(|state| state.value += 1).await?;
     }
     store.shutdown().await?;
-    let told = LISTENER.events("a commit took long to become durable");
-    let [told] = &told[..] else { return Err(format!("told once in ten seconds: {told:#?}").into()) };
+    // On a slow disk others are told of, too; and it is told once in ten seconds.
+    let mut told = LISTENER.events("a commit took long to become durable");
+    told.retain(|told| told.get("id") == Some("slow"));
+    assert!(!told.is_empty() && told.len() as u64 <= 1 + begun.elapsed().as_secs() / 10, "{told:#?}");
+    let told = &told[0];
     assert_eq!(told.level, Level::WARN);
     assert_eq!((told.get("id"), told.get("epoch"), told.get("commits")), (Some("slow"), Some("1"), Some("1")));
     assert!(told.get("waited").is_some() && told.get("at_the_disk").is_some() && told.get("held_back") == Some("0"));

@@ -115,11 +115,12 @@ where
         let unfit = |reason: String| Error::InvalidInput { what: "merge patch", reason };
         let mut state = serde_json::to_value(tx.state()).map_err(|e| json::unserializable("state", &e))?;
         merge_patch(&mut state, &patch);
-        let state: S = serde_json::from_value(state)
-            .map_err(|e| unfit(format!("the state would not fit its type: {e}; the state is unchanged")))?;
+        let state: S = serde_json::from_value(state).map_err(|e| {
+            unfit(format!("the state would not fit its type: {e}; the state is unchanged: merge what fits it"))
+        })?;
         let taken: Value = serde_json::to_value(&state).map_err(|e| json::unserializable("state", &e))?;
         if let Some(key) = lost_key(&patch, &taken) {
-            return Err(unfit(format!("the state has no field {key:?}; the state is unchanged")));
+            return Err(unfit(format!("the state has no field {key:?}; the state is unchanged: name one that it has")));
         }
         *tx.state_mut() = state;
     }

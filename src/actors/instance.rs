@@ -265,7 +265,7 @@ impl<I: Instance> InstanceActor<I> {
             metrics::CRASHES_CLOSURE.add(1);
             let message = panic_message(&*panic);
             tracing::warn!(%id, epoch = self.core.stamp.epoch, message, "the closure of a commit panicked");
-            Err(Error::Panicked { id: id.clone(), message })
+            Err(Error::Panicked { what: format!("instance {id:?}"), message })
         });
         let (value, durability, sealed) = match sealed {
             Ok(sealed) => sealed,

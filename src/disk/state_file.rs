@@ -42,7 +42,8 @@ impl Place {
                 _ => return Self::split(&at),
             }
         }
-        let reason = format!("{} has more than {LINKS} links behind it", path.display());
+        let reason =
+            format!("{} has more than {LINKS} links behind it; name the file that they lead to", path.display());
         Err(Error::InvalidInput { what: "path of a state file", reason })
     }
 
@@ -53,7 +54,8 @@ impl Place {
                 Ok(Self { dir: dir.to_owned(), name: name.to_owned() })
             }
             _ => {
-                let reason = format!("{} does not end in a file name of UTF-8, of 1 to 248 bytes", path.display());
+                let reason =
+                    format!("{} ends in no file name of UTF-8, of 1 to 248 bytes; choose another", path.display());
                 Err(Error::InvalidInput { what: "path of a state file", reason })
             }
         }

@@ -22,6 +22,56 @@ pub(super) fn remedy(kind: io::ErrorKind) -> &'static str {
     }
 }
 
+/// What helps against something that is over its limit: which option raises it, or what to do where
+/// none does.
+pub(super) fn larger(what: &str) -> &'static str {
+    match what {
+        "record" => "keep large data in files under workspace/ or output/, or raise Options::record_bytes",
+        "event" => "keep large data in files under workspace/ or output/, or raise Options::event_bytes",
+        "control request" => "send less at once, or raise Options::record_bytes of the process that has the instance",
+        "tag" => "shorten it, or keep the long text in the state",
+        "number of tags" => "take one away first, or keep the others in the state",
+        "alarm payload" => "keep large data in the state, and name it in the payload",
+        "item of a batch" => "keep large data in a file, and name it in the item",
+        "number of items in a batch" => "make several batches of them",
+        "state file" => "keep large data in files of their own, and name them in it",
+        _ => "make it smaller: this limit is fixed",
+    }
+}
+
+/// The same for what is at its limit because too much of it waits.
+pub(super) fn more(what: &str) -> &'static str {
+    match what {
+        "operations waiting in one instance" => {
+            "try again when some of it is done, or raise Options::queued_per_instance"
+        }
+        "operations waiting in the store" => "try again when some of it is done, or raise Options::queued_per_store",
+        "bytes of commits waiting for the log" => "try again when some of it is done, or raise Options::queued_bytes",
+        "live instances, all of them busy or kept awake" => {
+            "try again when one of them is let go, or raise Options::live_instances"
+        }
+        "open input requests of one instance" => "answer or withdraw one of them first",
+        "input requests kept by one instance, open and answered" => "withdraw those that nobody asks again",
+        "items of a batch handed out at once" => "mark some of them first",
+        _ => "try again when some of it is done",
+    }
+}
+
+/// The kind of an instance that was asked for as another: `found`, then `expected`.
+pub(super) struct Found<'a>(pub(super) &'a str, pub(super) &'a str);
+
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(found, expected) = self;
+        if found == expected {
+            return f.write_str(
+                "is in use in this process as another type; ask the store that has it, or wait until it is let go",
+            );
+        }
+        write!(f, "is of kind {found:?}, not {expected:?}; open it with a store of its own kind, or `Untyped`")
+    }
+}
+
 /// Where a life can go from here.
 pub(super) struct After(pub(super) Status);
 
@@ -45,7 +95,7 @@ impl fmt::Display for Then<'_> {
         let Self(cause, next) = self;
         let cause = cause.to_string();
         f.write_str(&cause)?;
-        if cause.ends_with(next) { Ok(()) } else { write!(f, "; then {next}") }
+        if cause.contains(next) { Ok(()) } else { write!(f, "; then {next}") }
     }
 }
 

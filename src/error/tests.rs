@@ -13,8 +13,10 @@ fn advised(error: &Error) -> &'static str {
         Error::Locked { .. } => "; wait until it is done, or stop that process",
         Error::KindMismatch { .. } => "; open it with a store of its own kind, or `Untyped`",
         Error::Transition { .. } => "; it can become pending",
-        Error::TooLarge { .. } => "; keep large data in files under workspace/ or output/, or raise the limit",
-        Error::Overloaded { .. } => "; try again when some of it is done, or raise the limit",
+        Error::TooLarge { .. } => {
+            "; keep large data in files under workspace/ or output/, or raise Options::record_bytes"
+        }
+        Error::Overloaded { .. } => "; try again when some of it is done, or raise Options::queued_per_store",
         Error::Unserializable { .. } => "; give it a value that JSON has, or another type",
         Error::Corrupt { .. } => ": mend the file by hand, or restore it",
         Error::NewerFormat { .. } => "; use a newer version of it",
@@ -47,7 +49,7 @@ fn all() -> Vec<Error> {
     let told: Arc<dyn std::error::Error + Send + Sync> = Arc::new(io::Error::other("no index"));
     vec![
         Error::InvalidId { id: text("A"), reason: "capital letters are not allowed" },
-        Error::InvalidInput { what: "tag", reason: text("a tag has an empty key; name it") },
+        Error::InvalidInput { what: "tag", reason: text("its key is empty; name it") },
         Error::NotFound { id: id(), root: path() },
         Error::AlreadyExists { id: id(), path: path() },
         Error::Gone { id: id(), path: path() },
@@ -66,7 +68,7 @@ fn all() -> Vec<Error> {
         Error::NotApplied { id: id(), reason: reason() },
         Error::Unknown { id: id(), reason: reason() },
         Error::Poisoned { reason: reason() },
-        Error::Panicked { id: id(), message: text("index out of bounds") },
+        Error::Panicked { what: text("instance \"a-1\""), message: text("index out of bounds") },
         Error::rejected("the order is paid already"),
         Error::CrashLoop { id: id(), crashes: 5, window: Duration::from_secs(60) },
         Error::Crashed { id: id() },
@@ -107,6 +109,30 @@ fn no_message_says_the_same_twice() {
         parts.dedup();
         assert_eq!(parts.len(), count, "{said}");
     }
+}
+
+#[test]
+fn a_limit_is_to_be_raised_only_where_an_option_raises_it() {
+    let raised = |error: Error| error.to_string().split_once("Options::").map(|(_, option)| option.to_owned());
+    let large = |what| raised(Error::TooLarge { what, bytes: 2, limit: 1 });
+    let waiting = |what| raised(Error::Overloaded { what, limit: 1 });
+    assert_eq!(large("event").as_deref(), Some("event_bytes"));
+    assert_eq!(waiting("bytes of commits waiting for the log").as_deref(), Some("queued_bytes"));
+    for fixed in ["tag", "number of tags", "prompt", "state file", "item of a batch"] {
+        let said = Error::TooLarge { what: fixed, bytes: 2, limit: 1 }.to_string();
+        assert!(!said.contains("raise") && said.contains("; "), "{said}");
+    }
+    for fixed in ["open input requests of one instance", "items of a batch handed out at once"] {
+        let said = Error::Overloaded { what: fixed, limit: 1 }.to_string();
+        assert!(!said.contains("raise") && !said.contains("try again"), "{said}");
+    }
+}
+
+#[test]
+fn an_instance_in_use_as_another_type_is_not_said_to_be_of_another_kind() {
+    let id = InstanceId::new("a-1").expect("it is valid");
+    let said = Error::KindMismatch { id, expected: "job", found: "job".to_owned() }.to_string();
+    assert!(said.contains("in use in this process as another type; ") && !said.contains("of kind"), "{said}");
 }
 
 #[test]

@@ -32,6 +32,15 @@ pub enum Jitter {
 ///
 /// All values are accepted: those that make no sense are read as the nearest
 /// one that does, as each field says, so no method here fails or panics.
+///
+/// ```
+/// use std::time::Duration;
+/// use fiefdom::jobs::{Jitter, RetryPolicy};
+///
+/// // Three attempts, with waits of exactly 1 s and 2 s between them.
+/// let policy = RetryPolicy::attempts(3).with_base(Duration::from_secs(1)).with_jitter(Jitter::None);
+/// assert_eq!((policy.max_attempts, policy.factor), (3, 2.0));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
     /// Attempts in all, the first included; 0 is read as 1.
@@ -48,13 +57,6 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The default [`base`](Self::base): half a second.
-    pub const DEFAULT_BASE: Duration = Duration::from_millis(500);
-    /// The default [`factor`](Self::factor): the ceiling doubles.
-    pub const DEFAULT_FACTOR: f64 = 2.0;
-    /// The default [`max_delay`](Self::max_delay): half a minute.
-    pub const DEFAULT_MAX_DELAY: Duration = Duration::from_secs(30);
-
     /// One attempt and no retry.
     #[must_use]
     pub const fn none() -> Self {
@@ -67,9 +69,9 @@ impl RetryPolicy {
     pub const fn attempts(max_attempts: u32) -> Self {
         Self {
             max_attempts: if max_attempts == 0 { 1 } else { max_attempts },
-            base: Self::DEFAULT_BASE,
-            factor: Self::DEFAULT_FACTOR,
-            max_delay: Self::DEFAULT_MAX_DELAY,
+            base: Duration::from_millis(500),
+            factor: 2.0,
+            max_delay: Duration::from_secs(30),
             jitter: Jitter::Full,
         }
     }
@@ -103,8 +105,7 @@ impl RetryPolicy {
     }
 
     /// Whether another attempt follows when `attempt` (counted from 1) failed.
-    #[must_use]
-    pub const fn retries_after(&self, attempt: u32) -> bool {
+    pub(super) const fn retries_after(&self, attempt: u32) -> bool {
         attempt < self.max_attempts
     }
 
@@ -116,8 +117,7 @@ impl RetryPolicy {
     /// a generator; one outside is moved to the nearest end (NaN: 0). The result
     /// depends on the arguments alone and is never above
     /// [`max_delay`](Self::max_delay), whatever `attempt` is.
-    #[must_use]
-    pub fn delay(&self, attempt: u32, random: f64) -> Duration {
+    pub(super) fn delay(&self, attempt: u32, random: f64) -> Duration {
         let share = match self.jitter {
             Jitter::None => 1.0,
             // Not `clamp`, which keeps NaN, where `max` turns it into 0.

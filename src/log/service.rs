@@ -333,7 +333,7 @@ impl Shared {
 
     /// Whether commits may come, which would wait for the disk.
     pub(super) fn expects_commits(&self) -> bool {
-        self.sealed.is_attended() && !lock(&self.queue).closed
+        self.sealed.is_attended() && !self.queue.is_closed()
     }
 
     /// How many lanes have something pending.

@@ -37,7 +37,7 @@ impl Alarm {
     pub fn payload_as<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(self.payload.get()).map_err(|e| Error::InvalidInput {
             what: "alarm payload",
-            reason: format!("the alarm of revision {} does not have the expected shape: {e}", self.revision),
+            reason: format!("the alarm of revision {} does not have the expected shape: {e}; read it as the type that it was set with", self.revision),
         })
     }
 

@@ -38,7 +38,10 @@ impl Event {
     pub fn data_as<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(self.data.get()).map_err(|e| Error::InvalidInput {
             what: "event data",
-            reason: format!("event {} ({}) does not have the expected shape: {e}", self.seq, self.kind),
+            reason: format!(
+                "event {} ({}) does not have the expected shape: {e}; read it as the type that it was written as",
+                self.seq, self.kind
+            ),
         })
     }
 }

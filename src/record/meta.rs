@@ -181,7 +181,7 @@ impl<S> Record<S> {
             return Err(Error::TooLarge { what: "tag", bytes: longest as u64, limit: MAX_TAG_BYTES as u64 });
         }
         if tags.keys().any(String::is_empty) {
-            return Err(Error::InvalidInput { what: "tag", reason: "a tag has an empty key; name it".into() });
+            return Err(Error::InvalidInput { what: "tag", reason: "its key is empty; name it".into() });
         }
         Ok(())
     }

@@ -116,10 +116,10 @@ impl FromStr for Status {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|status| status.as_str() == text)
-            .ok_or_else(|| Error::InvalidInput { what: "status", reason: format!("{text:?} is none of {}", names()) })
+        Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| Error::InvalidInput {
+            what: "status",
+            reason: format!("{text:?} is none; use one of {}", names()),
+        })
     }
 }
 

@@ -22,19 +22,33 @@ pub(crate) fn check<T: Serialize + ?Sized>(root: &'static str, value: &T) -> Res
     }
 }
 
+/// Steps of a path that are shown at its beginning, and as many at its end.
+const SHOWN_STEPS: usize = 4;
+
+/// Characters of a key that are shown.
+const SHOWN_CHARS: usize = 64;
+
 enum Step {
     Field(&'static str),
     Key(String),
     Index(usize),
 }
 
+/// Of a long path the beginning and the end: a message is for people.
 fn render(root: &str, path: &[Step]) -> String {
     let mut text = root.to_owned();
-    for step in path {
+    let shown = |nth: usize| nth < SHOWN_STEPS || nth + SHOWN_STEPS >= path.len();
+    for (nth, step) in path.iter().enumerate().filter(|(nth, _)| shown(*nth)) {
+        if nth > 0 && !shown(nth - 1) {
+            text.push('…');
+        }
         // Writing to a String cannot fail.
         let _ = match step {
             Step::Field(name) => write!(text, ".{name}"),
-            Step::Key(key) => write!(text, "[{key:?}]"),
+            Step::Key(key) => match key.char_indices().nth(SHOWN_CHARS) {
+                Some((end, _)) => write!(text, "[{:?}…]", &key[..end]),
+                None => write!(text, "[{key:?}]"),
+            },
             Step::Index(index) => write!(text, "[{index}]"),
         };
     }
@@ -361,6 +375,10 @@ mod tests {
         let nested = |n| (0..n).fold(serde_json::Value::Null, |inner, _| serde_json::Value::Array(vec![inner]));
         assert!(check("state", &nested(MAX_DEPTH)).is_ok());
         assert!(field_of(&nested(MAX_DEPTH + 1)).1.contains("nested"));
+        let (field, _) = field_of(&nested(1_000));
+        assert!(field.len() < 100 && field.contains('…'), "a message is for people: {field}");
+        let (field, _) = field_of(&BTreeMap::from([("k".repeat(10_000), f64::NAN)]));
+        assert!(field.len() < 100 && field.contains('…'), "{field}");
     }
 
     #[test]

@@ -95,8 +95,10 @@ impl Checkpoint {
     ///
     /// [`Error::InvalidInput`] when it does not have that shape.
     pub fn data_as<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(&self.data)
-            .map_err(|e| Error::InvalidInput { what: "data of a checkpoint", reason: e.to_string() })
+        T::deserialize(&self.data).map_err(|e| Error::InvalidInput {
+            what: "data of a checkpoint",
+            reason: format!("it does not have the expected shape: {e}; read it as the type that it was written as"),
+        })
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -264,7 +266,7 @@ pub(crate) fn limit(what: &'static str, size: usize, limit: usize) -> Result<()>
 
 fn check_name(what: &'static str, name: &str) -> Result<()> {
     if name.is_empty() || name.chars().any(char::is_control) {
-        let reason = format!("{name:?} is not a name: at least one character, and no control characters");
+        let reason = format!("{name:?} is no name; give it at least one character, and no control characters");
         return Err(Error::InvalidInput { what, reason });
     }
     limit(what, name.len(), NAME_BYTES)

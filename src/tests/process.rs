@@ -1,97 +1,32 @@
 //! A process on a model disk that does one thing after another.
 
+mod life;
+mod steps;
+
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use life::{Doc, Life, doc, moment, new_record};
+pub(super) use steps::{STEPS, Step};
+
 use super::world::{Fact, INSTANCES, Moment, World};
-use crate::actors::transaction::{Sealed, Stamp, Transaction};
+use crate::actors::transaction::{Stamp, Transaction};
 use crate::disk::alarms::AlarmIndex;
 use crate::disk::fs::Dir;
 use crate::disk::layout;
 use crate::disk::model::Disk;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
-use crate::log::commit::{Caller, Commit};
 use crate::log::events::{EventReader, Lines};
 use crate::log::lane::Lane;
 use crate::log::stepper::Stepper;
 use crate::log::{activate, recover, trash};
 use crate::options::{Durability, Options};
 use crate::record::{InstanceId, Record, Status};
-
-/// One thing that a process does. The numbers are instances.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    Create(usize, Durability),
-    Update(usize, Durability),
-    Append(usize, Durability),
-    /// Three commits of each live instance in one batch.
-    Burst(Durability),
-    /// Two commits, the second handed to the log while the first is being written.
-    Pipeline(usize),
-    Run(usize),
-    Alarm(usize, Durability),
-    ClearAlarm(usize, Durability),
-    Delete(usize),
-    Materialise,
-    Seal,
-    Checkpoint,
-    Release(usize),
-    /// The process dies and another goes on.
-    Die,
-}
-
-pub(super) const STEPS: [Step; 24] = {
-    use Durability::{Disk, Os};
-    [
-        Step::Create(0, Disk),
-        Step::Create(0, Os),
-        Step::Create(1, Disk),
-        Step::Update(0, Disk),
-        Step::Update(0, Os),
-        Step::Update(1, Disk),
-        Step::Append(0, Disk),
-        Step::Append(0, Os),
-        Step::Append(1, Os),
-        Step::Burst(Disk),
-        Step::Burst(Os),
-        Step::Pipeline(0),
-        Step::Run(0),
-        Step::Run(1),
-        Step::Alarm(0, Disk),
-        Step::Alarm(0, Os),
-        Step::ClearAlarm(0, Os),
-        Step::Delete(0),
-        Step::Materialise,
-        Step::Seal,
-        Step::Checkpoint,
-        Step::Release(0),
-        Step::Release(1),
-        Step::Die,
-    ]
-};
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Doc {
-    number: u64,
-    padding: String,
-}
-
-struct Life {
-    lane: Arc<Lane>,
-    current: Arc<Record<Doc>>,
-    published: Arc<Mutex<Arc<Record<Doc>>>>,
-    generation: u64,
-    stamp: Stamp,
-    events: Vec<u64>,
-    /// The events of the last commit that was applied.
-    published_events: Arc<Mutex<Vec<u64>>>,
-}
 
 pub(super) struct Process {
     root: Arc<Root>,
@@ -459,136 +394,6 @@ impl Process {
 
     pub(super) fn stats(&self) -> crate::log::LogStats {
         self.stepper.log.stats()
-    }
-}
-
-impl Life {
-    fn new(lane: Arc<Lane>, record: Record<Doc>, stamp: Stamp, events: Vec<u64>) -> Self {
-        let current = Arc::new(record);
-        let published = Arc::new(Mutex::new(Arc::clone(&current)));
-        let published_events = Arc::new(Mutex::new(events.clone()));
-        let generation = lane.generation();
-        Self { lane, current, published, generation, stamp, events, published_events }
-    }
-
-    /// As the actor does: goes back to the last durable record when a commit was not applied.
-    fn follow_generation(&mut self) {
-        if self.lane.generation() != self.generation {
-            self.generation = self.lane.generation();
-            self.current = Arc::clone(&self.published.lock().expect("no panic"));
-            self.events = self.published_events.lock().expect("no panic").clone();
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "it is called here alone")]
-    fn submit(
-        &mut self,
-        stepper: &Stepper,
-        world: &World,
-        instance: usize,
-        number: u64,
-        sealed: Sealed<Doc>,
-        level: Durability,
-        events: Vec<u64>,
-    ) -> Result<Arc<Mutex<Option<Result<()>>>>> {
-        let record = Arc::clone(&sealed.record);
-        let deleted = sealed.deleted;
-        let after = (!deleted).then(|| moment(&record, &events));
-        world.note(Fact::Submitted { instance, commit: number, after });
-        let outcome = Arc::new(Mutex::new(None));
-        let caller = {
-            let (outcome, world, record) = (Arc::clone(&outcome), world.clone(), Arc::clone(&record));
-            let (published, published_events, events) =
-                (Arc::clone(&self.published), Arc::clone(&self.published_events), events.clone());
-            Box::new(Told(move |told: Result<()>| {
-                match &told {
-                    Ok(()) => {
-                        *published.lock().expect("no panic") = record;
-                        *published_events.lock().expect("no panic") = events;
-                        world.note(Fact::Acknowledged { commit: number, level });
-                    }
-                    Err(Error::NotApplied { .. }) => world.note(Fact::Refused { commit: number }),
-                    Err(Error::Unknown { .. }) => {}
-                    Err(other) => panic!("an outcome that is not stated: {other}"),
-                }
-                *outcome.lock().expect("no panic") = Some(told);
-            }))
-        };
-        let commit = Commit {
-            lane: Arc::clone(&self.lane),
-            generation: self.generation,
-            running: sealed.record.status.is_running() && !deleted,
-            revision: record.revision,
-            at: record.updated_at,
-            last_event_seq: record.last_event_seq,
-            deleted,
-            record: sealed.record,
-            line: 0..0,
-            has_record: sealed.has_record,
-            events: sealed.events,
-            durability: level,
-            caller,
-        };
-        if !stepper.log.submit(commit, sealed.line) {
-            outcome.lock().expect("no panic").take().expect("it was told")?;
-        }
-        self.current = record;
-        self.events = events;
-        Ok(outcome)
-    }
-}
-
-/// A caller that is a closure.
-struct Told<F>(F);
-
-impl<F: FnOnce(Result<()>) + Send> Caller for Told<F> {
-    fn told(self: Box<Self>, outcome: Result<()>) {
-        (self.0)(outcome);
-    }
-}
-
-fn moment(record: &Record<Doc>, events: &[u64]) -> Moment {
-    Moment {
-        uid: record.uid,
-        epoch: record.epoch,
-        revision: record.revision,
-        status: record.status,
-        alarm: record.alarm.as_ref().map(|alarm| alarm.at.timestamp_millis()),
-        number: record.state.number,
-        events: events.to_vec(),
-    }
-}
-
-fn doc(number: u64) -> Doc {
-    Doc { number, padding: "x".repeat(40) }
-}
-
-fn new_record(instance: usize, uid: Uuid) -> Record<Doc> {
-    let at = chrono::Utc::now();
-    Record {
-        id: id(instance),
-        uid,
-        kind: "doc".into(),
-        name: None,
-        status: Status::Pending,
-        status_reason: None,
-        created_at: at,
-        updated_at: at,
-        started_at: None,
-        ended_at: None,
-        revision: 0,
-        epoch: 0,
-        writer: Uuid::nil(),
-        attempt: 0,
-        tags: std::collections::BTreeMap::new(),
-        pinned: false,
-        last_event_seq: 0,
-        alarm: None,
-        schema_version: 1,
-        state: Arc::new(doc(0)),
-        work: Arc::default(),
-        unknown: std::collections::BTreeMap::new(),
-        whole: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use fiefdom::{Error, ImportOptions, NewInstance, Store, Untyped, View};
 
-use crate::common::{Counter, TestResult, eventually, id};
+use crate::common::{Counter, PATIENCE, TestResult, eventually, id};
 use crate::{NOTHING, entries, later, next, none, soon};
 
 #[tokio::test]
@@ -38,8 +38,8 @@ async fn the_alarms_end_with_their_store_also_when_none_is_due() -> TestResult {
     let waiting = tokio::spawn(async move { alarms.next().await.is_none() });
     tokio::time::sleep(Duration::from_millis(50)).await;
     store.shutdown().await?;
-    assert!(tokio::time::timeout(Duration::from_secs(20), waiting).await??, "it is the end");
-    assert!(tokio::time::timeout(Duration::from_secs(20), store.alarms().next()).await?.is_none(), "and stays it");
+    assert!(tokio::time::timeout(PATIENCE, waiting).await??, "it is the end");
+    assert!(tokio::time::timeout(PATIENCE, store.alarms().next()).await?.is_none(), "and stays it");
     Ok(())
 }
 

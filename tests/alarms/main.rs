@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use common::TestResult;
+use common::{PATIENCE, TestResult};
 use fiefdom::{Alarms, DueAlarm, Instance};
 
 const NOTHING: [&str; 0] = [];
@@ -28,7 +28,7 @@ fn later() -> DateTime<Utc> {
 
 /// The next alarm, which must come.
 async fn next<I: Instance>(alarms: &mut Alarms<I>) -> TestResult<DueAlarm<I>> {
-    let due = tokio::time::timeout(Duration::from_secs(20), alarms.next()).await;
+    let due = tokio::time::timeout(PATIENCE, alarms.next()).await;
     Ok(due.map_err(|_| "no alarm came")?.ok_or("the end")??)
 }
 

@@ -12,7 +12,7 @@ mod large;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{TestResult, id};
+use common::{PATIENCE, TestResult, id};
 use fiefdom::jobs::{Batch, BatchSettings, ItemResult, Progress};
 use fiefdom::{Store, Untyped};
 use serde_json::Value;
@@ -33,7 +33,7 @@ async fn numbers(store: &Store<Untyped>, count: u64) -> TestResult<Batch<u64>> {
 async fn given_back<T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static>(
     batch: &Batch<T>,
 ) -> TestResult {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while batch.progress().await?.current > 0 {
         assert!(Instant::now() < deadline, "an item is not given back");
         tokio::time::sleep(Duration::from_millis(1)).await;

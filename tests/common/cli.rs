@@ -14,7 +14,7 @@ use serde_json::Value;
 pub(crate) const FIEFDOM: &str = env!("CARGO_BIN_EXE_fiefdom");
 
 /// Long enough for a busy machine, short enough to see that something hangs.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until something has come true, and returns it.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -182,7 +182,7 @@ impl Ran {
     /// Checks that it succeeded and had nothing to say on standard error, but that the disk is slow just
     /// now: no test is about that.
     #[track_caller]
-    fn succeeded_silently(&self) {
+    pub(crate) fn succeeded_silently(&self) {
         let said: Vec<&str> = self.err.lines().filter(|line| !line.contains("WARN a commit took long")).collect();
         assert_eq!((self.code, said), (Some(0), Vec::new()), "{self:?}");
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::TestResult;
+use super::{PATIENCE, TestResult};
 
 /// What of this is missing here: the right to mount, or a tool.
 pub(crate) fn missing(tools: &[&str]) -> Option<String> {
@@ -58,13 +58,14 @@ pub(crate) struct LoopDevice(pub(crate) String);
 impl LoopDevice {
     pub(crate) fn attach(image: &Path) -> TestResult<Self> {
         // Another process can take the device that was free a moment ago.
-        let mut left = 5;
+        let mut left = 20;
         loop {
             match tool("losetup", &["--find", "--show", text(image)?]) {
                 Ok(device) => return Ok(Self(device)),
                 Err(error) if left == 0 => return Err(error),
-                Err(_) => left -= 1,
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
+            left -= 1;
         }
     }
 }
@@ -90,7 +91,7 @@ impl Mount {
 
     /// Unmounts for good. Descriptors of threads that are ending may hold it up a moment.
     pub(crate) fn unmount(mut self) -> TestResult {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match tool("umount", &[text(&self.at)?]) {
                 Ok(_) => break,

@@ -69,6 +69,11 @@ impl Listener {
         self.heard().spans.iter().filter(|span| span.get("id") == Some(id)).cloned().collect()
     }
 
+    /// The spans that have ended and are called so.
+    pub(crate) fn spans_called(&self, name: &str) -> Vec<Span> {
+        self.heard().spans.iter().filter(|span| span.name == name).cloned().collect()
+    }
+
     /// The events that say this.
     pub(crate) fn events(&self, text: &str) -> Vec<Told> {
         self.heard().events.iter().filter(|told| told.says(text)).cloned().collect()

@@ -3,9 +3,10 @@
 
 pub(crate) mod disks;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fiefdom::{BoxError, Instance, InstanceId, NewInstance, Options};
+use fiefdom::{BoxError, Instance, InstanceId, NewInstance, Options, Status, Store};
 use serde::{Deserialize, Serialize};
 
 /// Says what a test has shown, past the capture of its output: the figures belong in the log of CI.
@@ -20,6 +21,9 @@ macro_rules! shown {
 pub(crate) use shown;
 
 pub(crate) type TestResult<T = ()> = Result<T, BoxError>;
+
+/// How long something that must happen may take: far longer than it does, also where much else runs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A kind with a number in it, for tests.
 pub(crate) struct Counter;
@@ -54,6 +58,30 @@ pub(crate) fn options(change: impl FnOnce(&mut Options)) -> Options {
     options
 }
 
+/// The files follow the log after the end of the test, so that a death loses what is not in the log.
+pub(crate) fn lagging() -> Options {
+    const LATER: Duration = Duration::from_secs(3600);
+    options(|o| (o.materialise_within, o.log_segment_age) = (LATER, LATER))
+}
+
+/// Copies what is in a directory to another, which is empty. It may be in use: when a name goes away
+/// meanwhile (a file that is renamed into its place, a directory in the trash), it begins anew.
+pub(crate) fn copy_tree(from: &Path, to: &Path) -> TestResult {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).output()?;
+        if copied.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&copied.stderr);
+        if !said.contains("No such file") || Instant::now() > deadline {
+            return Err(format!("{}: {said}", from.display()).into());
+        }
+        std::fs::remove_dir_all(to)?;
+        std::fs::create_dir(to)?;
+    }
+}
+
 /// A sequence that looks random (xorshift64*, Vigna 2016).
 pub(crate) struct Random(u64);
 
@@ -84,9 +112,23 @@ pub(crate) fn another_process(test: &str) -> TestResult<std::process::Command> {
     Ok(command)
 }
 
-/// Looks every few milliseconds whether something has come true, for ten seconds at most.
+/// A process that dies with two instances, of which one is at work: the test file has an ignored test
+/// that is nothing but [`die_at_work`], and this is its name.
+pub(crate) fn death_at_work(test: &str, root: &Path) -> TestResult {
+    let ended = another_process(test)?.env("FIEFDOM_TEST_ROOT", root).output()?;
+    if ended.status.success() { Err(format!("it was to abort: {ended:?}").into()) } else { Ok(()) }
+}
+
+pub(crate) async fn die_at_work() -> TestResult {
+    let store = Store::open(std::env::var("FIEFDOM_TEST_ROOT")?, Counter).await?;
+    store.create(NewInstance::with_id(id("rests"))).await?;
+    store.create(NewInstance::with_id(id("works"))).await?.transition(Status::Running, None).await?;
+    std::process::abort()
+}
+
+/// Looks every few milliseconds whether something has come true.
 pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while !check() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -111,7 +153,7 @@ pub(crate) fn lines_of_a_life(
         });
         noted.collect::<Vec<_>>()
     });
-    let first_came = told.recv_timeout(Duration::from_secs(20));
+    let first_came = told.recv_timeout(PATIENCE);
     // Not a wait for something: the length of a life.
     std::thread::sleep(then);
     let ended = child.try_wait()?;

@@ -342,7 +342,11 @@ fn parse(settings: &[&str]) -> TestResult<Options> {
         match setting.split_once('=').ok_or("no value")? {
             ("live", n) => options.live_instances = n.parse()?,
             ("segment", n) => options.log_segment_bytes = n.parse()?,
-            ("within_ms", n) => options.materialise_within = Duration::from_millis(n.parse()?),
+            ("within_ms", n) => {
+                options.materialise_within = Duration::from_millis(n.parse()?);
+                // A full segment brings the files up, and so does an old one.
+                options.log_segment_age = options.log_segment_age.max(options.materialise_within);
+            }
             (other, _) => return Err(format!("what is {other}?").into()),
         }
     }

@@ -10,7 +10,7 @@ use fiefdom::{Checkpoint, Error, ImportOptions, NewInstance, Options, Status, St
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::common::{TestResult, id, options};
+use crate::common::{PATIENCE, TestResult, id, options};
 
 /// What a program of a later version may have added, wherever it is promised to be kept.
 pub(crate) const LATER: &str = r#"{"big":123456789012345678901234567890,"f":0.1}"#;
@@ -92,7 +92,7 @@ pub(crate) async fn make(to: &Path) -> TestResult {
     assert!(matches!(store.get(&id("broken")).await, Err(Error::Corrupt { .. })));
     // One store deletes it while the log of the other may hold commits of it.
     other.get(&id("gone")).await?.update(|state| state["n"] = json!(2)).await?;
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while let Err(error) = store.delete(&id("gone")).await {
         assert!(matches!(error, Error::Locked { .. }) && Instant::now() < deadline, "{error}");
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -317,7 +317,8 @@ impl Instance for Asker {
 
 impl Job for Asker {
     async fn run(&self, session: Session<Self>, attempt: Attempt) -> Result<(), BoxError> {
-        if attempt.number == 2 {
+        // The answer comes between two attempts, however far the first of them came.
+        if attempt.number > 1 && !session.input_requests().await?.is_empty() {
             session.answer("deploy", json!("yes")).await?;
         }
         let answer = session.request_input("deploy", "Deploy?", yes_or_no()).await?;
@@ -332,11 +333,12 @@ async fn a_job_whose_time_is_up_while_it_waits_is_tried_again_and_gets_the_answe
     let store = Store::open(root.path(), Asker).await?;
     let batch =
         Batch::open(&store, id("b"), vec![BatchItem::new(id("j"), Value::Null)], BatchSettings::default()).await?;
-    let retry = RetryPolicy::attempts(2).with_base(Duration::from_millis(1));
+    // On a slow disk the time may be up before it has asked, or before it is done.
+    let retry = RetryPolicy::attempts(100).with_base(Duration::from_millis(1));
     let runner = Runner::new(store.clone()).retry(retry).timeout(Some(Duration::from_millis(300)));
     let summary = runner.grace(Duration::from_millis(1)).run(&batch, |_| ()).await?;
     assert!(summary.all_succeeded(), "{summary:?}");
     let record = store.get(&id("j")).await?.record().await?;
-    assert_eq!((record.attempt, &*record.state), (2, &json!("yes")));
+    assert!(record.attempt > 1 && *record.state == "yes", "{record:?}");
     Ok(store.shutdown().await?)
 }

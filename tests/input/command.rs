@@ -5,7 +5,7 @@ use std::time::Duration;
 use fiefdom::{NewInstance, Status, Store, Unanswered, Untyped};
 use serde_json::json;
 
-use crate::cli::Fief;
+use crate::cli::{self, Fief, Started};
 use crate::common::{Counter, TestResult, eventually, id};
 use crate::{in_file, running, why, yes_or_no};
 
@@ -20,11 +20,14 @@ async fn the_command_line_shows_what_is_asked_and_refuses_what_does_not_fit() ->
     instance.checkpoint(fiefdom::Checkpoint::new("built").message("ready")).await?;
     store.shutdown().await?;
     let shown = fief.ok(["show", "a"]);
-    for word in
-        ["asks       port of: Which port?", "\"maximum\":65535", "fiefdom answer a 'port of' JSON", "built: ready"]
-    {
+    for word in ["asks       port of: Which port?", "\"maximum\":65535", "answer a 'port of' JSON", "built: ready"] {
         assert!(shown.contains(word), "no {word:?} in {shown}");
     }
+    assert!(shown.contains(" fiefdom --root '"), "with the root that it was told: {shown}");
+    let mut command = cli::bare();
+    command.env("FIEFDOM_DATA_DIR", &fief.root).args(["show", "a"]);
+    let ran = Started::new(command).end();
+    assert!(ran.out.contains(" fiefdom answer a "), "and without one without: {ran:?}");
     assert_eq!(fief.json(["show", "a"])["input_requests"]["port of"]["open"]["prompt"], "Which\nport?");
 
     let before = fief.record("a");

@@ -1,16 +1,8 @@
 //! Roots in a known condition, made once and copied for each run, and what there is to do on them.
 
-use std::path::Path;
-use std::process::Command;
-
 use crate::QUIET;
-use crate::common::TestResult;
+use crate::common::{TestResult, copy_tree};
 use crate::worker::Worker;
-
-fn copy_tree(from: &Path, to: &Path) -> TestResult {
-    assert!(Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status()?.success());
-    Ok(())
-}
 
 /// What there is to do while a kill or an error strikes.
 pub(crate) struct Operation {

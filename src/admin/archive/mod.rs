@@ -171,7 +171,9 @@ fn stays_inside(target: &str, depth: usize) -> bool {
 
 /// An archive that is not imported, and why.
 fn refuse(reason: impl std::fmt::Display) -> Error {
-    Error::InvalidInput { what: "archive", reason: format!("{reason}; nothing was imported") }
+    let reason = reason.to_string();
+    let next = if reason.contains(';') { "" } else { "; export the instance again" };
+    Error::InvalidInput { what: "archive", reason: format!("nothing was imported: {reason}{next}") }
 }
 
 /// An error while an archive is read: most say that it is none.

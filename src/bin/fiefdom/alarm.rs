@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args as ClapArgs;
-use fiefdom::{Alarm as Set, DataRoot, InstanceId, Store, Transaction, Untyped, View, Waiting};
+use fiefdom::{Alarm as Set, DataRoot, InstanceId, Store, Transaction, Untyped};
 use serde_json::{Value, json};
 
 use crate::args::{duration, json};
 use crate::edit::{need_root, with_store};
 use crate::failure::{DONE, Failure, INTERRUPTED};
+use crate::inspect;
 use crate::output::{Output, plain, say};
 
 #[derive(ClapArgs)]
@@ -82,10 +83,7 @@ pub(crate) async fn alarms(root: DataRoot, out: Output, args: Alarms) -> Result<
     if args.take {
         return take(root, out).await;
     }
-    let view = View::open(root)?;
-    if view.recover() == Waiting::DeadWriter {
-        say("fiefdom: a process died with commits that cannot be recovered now: what follows may be behind");
-    }
+    let view = inspect::open(root)?;
     let found = view.alarms(args.limit)?;
     let rows: Vec<Vec<String>> =
         found.iter().map(|(id, alarm)| vec![id.to_string(), time(alarm), plain(alarm.payload.get())]).collect();

@@ -6,23 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fiefdom::{DataRoot, Error, Exported, ImportOptions, View, Waiting};
+use fiefdom::{DataRoot, Error, Exported, ImportOptions};
 use indicatif::ProgressBar;
 
 use crate::args::{Export, Import};
 use crate::edit::with_store;
 use crate::failure::{DONE, Failure, INTERRUPTED};
 use crate::gc::bytes;
+use crate::inspect;
 use crate::output::{Output, plain, say};
 
 /// Standard output or input, in the place of a file.
 const STANDARD: &str = "-";
 
 pub(crate) async fn export(root: DataRoot, out: Output, args: Export) -> Result<u8, Failure> {
-    let view = View::open(root)?;
-    if view.recover() == Waiting::DeadWriter {
-        say("fiefdom: a process died with commits that are not in the files yet: the export may be behind");
-    }
+    let view = inspect::open(root)?;
     let to_stdout = args.output == Path::new(STANDARD);
     if to_stdout && out.json {
         return Err(Failure::Usage("--json and -o - both want standard output; name a file".into()));

@@ -1,6 +1,10 @@
 //! The command line: what can be said. Nothing is done here.
 
-use std::collections::BTreeMap;
+mod help;
+#[cfg(test)]
+mod tests;
+mod values;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +12,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use fiefdom::{DataRoot, InstanceId, Status};
 
 use crate::failure::Failure;
+use values::tag;
+pub(crate) use values::{duration, json, unique};
 
 /// The variable that names the data root.
 const ROOT_VARIABLE: &str = "FIEFDOM_DATA_DIR";
@@ -16,7 +22,7 @@ const ROOT_VARIABLE: &str = "FIEFDOM_DATA_DIR";
 ///
 /// Every instance is a directory of plain files under <root>/instances.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(version, max_term_width = 100, after_help = help::EXIT_CODES)]
 pub(crate) struct Args {
     // Not a comment of documentation: in those the variable would need backticks, which people would see.
     #[arg(long, global = true, value_name = "DIR")]
@@ -31,9 +37,6 @@ pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
-
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 a job failed, 2 wrong usage or input, 3 no such instance, \
-4 in use by another process, 5 the store failed, 130 interrupted";
 
 impl Args {
     pub(crate) fn data_root(&self) -> Result<DataRoot, Failure> {
@@ -50,12 +53,17 @@ impl Args {
             None => Ok(DataRoot::from_env(ROOT_VARIABLE, ".fiefdom")?),
         }
     }
+
+    /// Whether the root was named in so many words: then the next command needs them, too.
+    pub(crate) fn names_root(&self) -> bool {
+        self.root.is_some()
+    }
 }
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run a file of jobs, one instance per line
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = help::RUN_HELP)]
     Run(Run),
     /// Go on with a batch: run what has not succeeded
     #[command(after_help = "Example: fiefdom resume nightly")]
@@ -88,13 +96,13 @@ pub(crate) enum Command {
     #[command(after_help = "Example: fiefdom --json alarms --take")]
     Alarms(crate::alarm::Alarms),
     /// Answer what an instance asks
-    #[command(after_help = ANSWER_HELP)]
+    #[command(after_help = help::ANSWER_HELP)]
     Answer(Answer),
     /// Call instances off: whoever works on one is asked to stop, in whichever process
-    #[command(after_help = CANCEL_HELP)]
+    #[command(after_help = help::CANCEL_HELP)]
     Cancel(Cancel),
     /// Hold instances: the processes of a job are stopped, and the clock of its timeout
-    #[command(after_help = PAUSE_HELP)]
+    #[command(after_help = help::PAUSE_HELP)]
     Pause(Instances),
     /// Let instances go on after a pause
     #[command(after_help = "Example: fiefdom unpause build-42")]
@@ -103,10 +111,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example: fiefdom rm build-41 build-42")]
     Rm(Rm),
     /// Bring jobs and batches that an older version wrote up to date
-    #[command(after_help = MIGRATE_HELP)]
+    #[command(after_help = help::MIGRATE_HELP)]
     Migrate(Migrate),
     /// Delete instances that have been over for long enough
-    #[command(after_help = GC_HELP)]
+    #[command(after_help = help::GC_HELP)]
     Gc(Gc),
     /// Keep gc from deleting instances
     #[command(after_help = "Example: fiefdom pin build-42")]
@@ -115,88 +123,24 @@ pub(crate) enum Command {
     #[command(after_help = "Example: fiefdom unpin build-42")]
     Unpin(Pin),
     /// Write an instance into one file, also while it is at work
-    #[command(after_help = EXPORT_HELP)]
+    #[command(after_help = help::EXPORT_HELP)]
     Export(Export),
     /// Make an instance of a file that `export` wrote
-    #[command(after_help = IMPORT_HELP)]
+    #[command(after_help = help::IMPORT_HELP)]
     Import(Import),
     /// Check every file of the store
-    #[command(after_help = DOCTOR_HELP)]
+    #[command(after_help = help::DOCTOR_HELP)]
     Doctor(Doctor),
     /// Print what makes a shell complete this command line
-    #[command(after_help = COMPLETIONS_HELP)]
+    #[command(after_help = help::COMPLETIONS_HELP)]
     Completions(crate::describe::Completions),
     /// Print the man page of the tool, or of one of its commands
-    #[command(after_help = MAN_HELP)]
+    #[command(after_help = help::MAN_HELP)]
     Man(crate::describe::Man),
     /// Measure what fiefdom does on a disk of yours, beside what that disk can do
     #[command(after_help = crate::bench::HELP)]
     Bench(crate::bench::Bench),
 }
-
-const DOCTOR_HELP: &str = "Exit codes: 0 healthy (there may be notes), 1 damage (left), 5 the root cannot be read
-
-Examples:
-  fiefdom doctor
-  fiefdom doctor --repair";
-
-const COMPLETIONS_HELP: &str = "Examples:
-  fiefdom completions bash > ~/.local/share/bash-completion/completions/fiefdom
-  fiefdom completions zsh > ~/.zfunc/_fiefdom
-  fiefdom completions fish > ~/.config/fish/completions/fiefdom.fish";
-
-const MAN_HELP: &str = "Examples:
-  fiefdom man > ~/.local/share/man/man1/fiefdom.1
-  fiefdom man run > ~/.local/share/man/man1/fiefdom-run.1";
-
-const GC_HELP: &str = "An instance stays that is not succeeded, failed or cancelled, is pinned, is in use, or is a job
-of a batch that is there and has not succeeded.
-
-Examples:
-  fiefdom gc --older-than 7d --dry-run
-  fiefdom gc --older-than 12h --status succeeded --keep 100";
-
-const EXPORT_HELP: &str =
-    "State and events are those of one moment; files in workspace/ and the like are copied as they are
-found. Links that lead out of the instance, pipes and devices are left out, and named.
-
-Examples:
-  fiefdom export build-42 -o build-42.tar.gz
-  fiefdom export build-42 -o - | ssh elsewhere fiefdom import -";
-
-const IMPORT_HELP: &str =
-    "The whole file is unpacked out of sight and checked before the instance appears. What was at work
-when it was exported is `interrupted`.
-
-Example: fiefdom import build-42.tar.gz --id build-42-again";
-const CANCEL_HELP: &str =
-    "A process that runs the instance is told, and its jobs are ended; without one the status becomes \
-cancelled at once.
-
-Examples:
-  fiefdom cancel build-42
-  fiefdom cancel --wait nightly-1 nightly-2";
-
-const PAUSE_HELP: &str =
-    "A pause outlives the process that runs the job: `fiefdom resume` waits with it until it is unpaused.
-
-Example: fiefdom pause build-42 && fiefdom show build-42 && fiefdom unpause build-42";
-
-const RUN_HELP: &str = r#"A line of FILE is a shell command, or a JSON object:
-  {"id":"fetch-1","cmd":"curl -fsS $URL -o page","env":{"URL":"https://example.org"},"tags":{"kind":"fetch"}}
-Blank lines and lines that begin with # are skipped. The whole file is checked before anything starts.
-Each job runs in its own workspace/, with FIEFDOM_INSTANCE_ID and FIEFDOM_INSTANCE_DIR set, and else
-the environment of this command: give `fiefdom resume` the same one.
-Without an id a job is named after the batch and its line: nightly-7.
-
-Examples:
-  fiefdom run jobs.txt
-  fiefdom run -j 8 --retries 2 --timeout 5m --batch nightly jobs.txt
-  generate-jobs | fiefdom run -"#;
-
-const ANSWER_HELP: &str = r#"`fiefdom show ID` lists what an instance asks, with the JSON schema that an answer must fit.
-
-Example: fiefdom answer build-42 deploy '"yes"'"#;
 
 #[derive(ClapArgs)]
 pub(crate) struct How {
@@ -354,13 +298,6 @@ pub(crate) struct Rm {
     pub(crate) ids: Vec<InstanceId>,
 }
 
-const MIGRATE_HELP: &str = "Instances of other kinds are left to the programs that know them, and come up to date \
-when those use them. A run that was cut short goes on when it is begun again.
-
-Examples:
-  fiefdom migrate --all --dry-run
-  fiefdom migrate --all";
-
 #[derive(ClapArgs)]
 #[command(group(clap::ArgGroup::new("which").required(true).args(["ids", "all"])))]
 pub(crate) struct Migrate {
@@ -434,134 +371,4 @@ pub(crate) struct Doctor {
     /// Do what is printed under "Repair"; bytes that are taken away go to the quarantine first
     #[arg(long)]
     pub(crate) repair: bool,
-}
-
-fn tag(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("a tag is KEY=VALUE".into()),
-    }
-}
-
-/// The tags that were given, each once: an instance has one value for a key, so of two one would be
-/// lost in silence.
-pub(crate) fn unique(tags: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
-    let mut unique = BTreeMap::new();
-    for (key, value) in tags {
-        if let Some(first) = unique.get(&key) {
-            return Err(Failure::Usage(format!(
-                "the tag {key:?} is given twice, as {first:?} and as {value:?}; give it once"
-            )));
-        }
-        unique.insert(key, value);
-    }
-    Ok(unique)
-}
-
-pub(crate) fn json(text: &str) -> Result<serde_json::Value, String> {
-    fiefdom::Untyped::parse(text).map_err(|e| {
-        // What a shell left of it, most often.
-        let word = !text.is_empty() && !text.starts_with(['{', '[', '"']);
-        let hint = if word { r#"; a text stands in double quotes, and those in single ones: '"yes"'"# } else { "" };
-        format!("{e}{hint}")
-    })
-}
-
-/// `1h30m`, `90s`, `500ms`; a bare number is seconds.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a duration is a number with ms, s, m, h or d, such as 90s or 1h30m".to_owned();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return if seconds == 0 { Err(wrong()) } else { Ok(Duration::from_secs(seconds)) };
-    }
-    let (mut total, mut rest) = (Duration::ZERO, text);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: u32 = rest[..digits].parse().map_err(|_| wrong())?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let one = match &rest[..unit] {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            "d" => Duration::from_secs(86400),
-            _ => return Err(wrong()),
-        };
-        total = one.checked_mul(number).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
-        rest = &rest[unit..];
-    }
-    if total.is_zero() { Err(wrong()) } else { Ok(total) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_definition_of_the_command_line_is_sound() {
-        use clap::CommandFactory as _;
-        Args::command().debug_assert();
-    }
-
-    /// The commands with what stands below their options.
-    fn helps() -> Vec<(String, String)> {
-        use clap::CommandFactory as _;
-        let after = |c: &clap::Command| c.get_after_help().map(ToString::to_string).unwrap_or_default();
-        Args::command().get_subcommands().map(|c| (c.get_name().to_owned(), after(c))).collect()
-    }
-
-    /// The words of a command in a shell, up to a pipe, a redirection or the next command.
-    fn words(line: &str) -> Vec<String> {
-        let (mut words, mut quoted) = (vec![String::new()], false);
-        for c in line.chars() {
-            match c {
-                '\'' => quoted = !quoted,
-                ' ' if !quoted => words.push(String::new()),
-                c => words.last_mut().expect("there is one").push(c),
-            }
-        }
-        words.into_iter().take_while(|word| !["|", "&&", ">"].contains(&word.as_str())).collect()
-    }
-
-    #[test]
-    fn the_help_of_every_command_has_an_example() {
-        for (name, help) in helps() {
-            let example = format!("fiefdom {name} ");
-            let shown = help.split_once("Example").is_some_and(|(_, examples)| {
-                format!("{examples} ").replace(['\n'], " ").replace("--json ", "").contains(&example)
-            });
-            assert!(shown, "`fiefdom {name} --help` shows no example of itself: {help:?}");
-        }
-    }
-
-    #[test]
-    fn every_example_of_the_help_is_a_command_line() {
-        let mut tried = 0;
-        for (name, help) in helps() {
-            let (_, examples) = help.split_once("Example").expect("an example");
-            for line in examples.lines() {
-                for (at, _) in line.match_indices("fiefdom ") {
-                    let words = words(&line[at..]);
-                    let read = Args::try_parse_from(&words);
-                    assert!(
-                        read.is_ok(),
-                        "{name}: {words:?}: {}",
-                        read.err().map_or_else(String::new, |e| e.to_string())
-                    );
-                    tried += 1;
-                }
-            }
-        }
-        assert!(tried >= helps().len(), "{tried}");
-    }
-
-    #[test]
-    fn durations_are_read_and_nonsense_is_refused() {
-        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        for wrong in ["", "0", "s", "5x", "-1s", "5m3", "0s", "99999999999h", "1.5s"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -9,6 +9,7 @@ use crate::args::Answer;
 use crate::edit::{need_root, with_store};
 use crate::failure::{DONE, Failure};
 use crate::output::{Output, age, plain, say};
+use crate::run;
 
 pub(crate) async fn answer(root: DataRoot, out: Output, args: Answer) -> Result<u8, Failure> {
     let Answer { id, key, value } = args;
@@ -22,7 +23,7 @@ pub(crate) async fn answer(root: DataRoot, out: Output, args: Answer) -> Result<
 }
 
 /// The lines of `show`.
-pub(crate) fn show(view: &View, out: Output, record: &Record<Value>) -> Result<(), Failure> {
+pub(crate) fn show(view: &View, out: Output, record: &Record<Value>, with_root: bool) -> Result<(), Failure> {
     match view.last_checkpoint(&record.id) {
         Ok(None) => {}
         Ok(Some(last)) => {
@@ -38,7 +39,8 @@ pub(crate) fn show(view: &View, out: Output, record: &Record<Value>) -> Result<(
     for open in record.input_requests() {
         out.line(format!("asks       {}: {} ({} ago)", plain(&open.key), plain(&open.prompt), age(open.asked_at)))?;
         out.line(format!("           schema {}", plain(&open.schema.to_string())))?;
-        out.line(format!("           fiefdom answer {} {} JSON", record.id, quoted(&open.key)))?;
+        let root = if with_root { format!("--root {} ", run::quoted(view.path())) } else { String::new() };
+        out.line(format!("           fiefdom {root}answer {} {} JSON", record.id, quoted(&open.key)))?;
     }
     Ok(())
 }

@@ -11,18 +11,23 @@ use serde_json::{Value, json};
 
 use crate::args::{Events, Logs, Ls, Show, unique};
 use crate::failure::{DONE, Failure, WORK};
-use crate::input;
 use crate::output::{Output, age, plain, say, status};
+use crate::{batch, input};
 
 /// How often a log is looked at while it is followed.
 const POLL: Duration = Duration::from_millis(100);
 
-fn open(root: DataRoot) -> Result<View, Failure> {
+/// Opens a root to read it, and says what may be missing in it.
+pub(crate) fn open(root: DataRoot) -> Result<View, Failure> {
     let view = View::open(root)?;
-    if view.recover() == Waiting::DeadWriter {
-        say(
+    match view.recover() {
+        Waiting::DeadWriter => say(
             "fiefdom: a process died with commits that are not in the files yet, and they cannot be recovered now: what follows may be behind",
-        );
+        ),
+        Waiting::Recovering => {
+            say("fiefdom: another process is recovering what a dead one left: what follows may be behind");
+        }
+        _ => {}
     }
     Ok(view)
 }
@@ -59,7 +64,8 @@ fn row(record: &Record<Value>) -> Vec<String> {
     vec![record.id.to_string(), status(record.status), plain(&record.kind), age(record.created_at), about.join("  ")]
 }
 
-pub(crate) fn show(root: DataRoot, out: Output, args: &Show) -> Result<u8, Failure> {
+/// `with_root` says that the commands which it suggests need the root, because this one was told it.
+pub(crate) fn show(root: DataRoot, out: Output, args: &Show, with_root: bool) -> Result<u8, Failure> {
     let view = open(root)?;
     let record = view.record(&args.id)?;
     out.document(&record)?;
@@ -93,9 +99,14 @@ pub(crate) fn show(root: DataRoot, out: Output, args: &Show) -> Result<u8, Failu
         let at = alarm.at.format("%Y-%m-%d %H:%M:%S UTC");
         field("alarm", plain(&format!("{at}, payload {}", alarm.payload.get())))?;
     }
-    input::show(&view, out, &record)?;
+    input::show(&view, out, &record, with_root)?;
+    let is_batch = batch::show(out, &record)?;
     field("revision", format!("{} (epoch {}, {} events)", record.revision, record.epoch, record.last_event_seq))?;
     field("directory", view.instance_path(&record.id).display().to_string())?;
+    if is_batch {
+        // What else is in it is for the library.
+        return Ok(DONE);
+    }
     out.line("state")?;
     let state = serde_json::to_string_pretty(&*record.state).map_err(io::Error::from)?;
     state.lines().try_for_each(|line| out.line(format!("  {line}")))?;

@@ -8,6 +8,7 @@
 mod alarm;
 mod archive;
 mod args;
+mod batch;
 mod bench;
 mod control;
 mod describe;
@@ -73,7 +74,7 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Man(command) => return describe::man(out, command),
         _ => {}
     }
-    let root = args.data_root()?;
+    let (root, with_root) = (args.data_root()?, args.names_root());
     match args.command {
         Command::Completions(_) | Command::Man(_) => Ok(failure::DONE),
         Command::Run(command) => run::run(root, out, command).await,
@@ -94,7 +95,7 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Command::Export(command) => archive::export(root, out, command).await,
         Command::Import(command) => archive::import(root, out, command).await,
         Command::Ls(command) => inspect::list(root, out, &command),
-        Command::Show(command) => inspect::show(root, out, &command),
+        Command::Show(command) => inspect::show(root, out, &command, with_root),
         Command::Events(command) => inspect::events(root, out, command).await,
         Command::Doctor(command) => doctor::doctor(&root, out, &command),
         Command::Migrate(command) => migrate::migrate(root, out, command).await,

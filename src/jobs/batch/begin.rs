@@ -65,7 +65,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     ) -> Result<Self> {
         let mut items = items.into_iter().peekable();
         if items.peek().is_none() {
-            return refuse("it has no items".into());
+            return refuse("it has no items; give it one at least".into());
         }
         let batches = store.of_kind(BatchKind).await?;
         let input = serde_json::to_value(&settings).map_err(|e| crate::record::json::unserializable("settings", &e))?;
@@ -188,7 +188,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
         };
         let mut items = items.into_iter().peekable();
         if items.peek().is_none() {
-            return refuse("it has no items".into());
+            return refuse("it has no items; give it one at least".into());
         }
         if instance.read(|state| state.total.is_none()).await? {
             return Self::plan(store, instance, items).await;

@@ -69,7 +69,7 @@ impl Batch<BatchItem> {
     /// [`Error::TooLarge`](crate::Error::TooLarge) for more than [`MAX_ITEMS`].
     pub fn check(id: &InstanceId, items: &[BatchItem]) -> Result<()> {
         if items.is_empty() {
-            return refuse("it has no items".into());
+            return refuse("it has no items; give it one at least".into());
         }
         if items.len() > MAX_ITEMS {
             return Err(too_many(items.len() as u64));

@@ -153,7 +153,10 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
         if Arc::ptr_eq(&claim.ticket.shared, &self.shared) {
             return Ok(open);
         }
-        refuse(format!("item {} was handed out by another batch, or before this store was opened", open.place.index))
+        refuse(format!(
+            "item {} was handed out by another batch, or before this store was opened; take it anew with next",
+            open.place.index
+        ))
     }
 }
 
@@ -181,7 +184,7 @@ fn take(tx: &mut Transaction<BatchState>, shared: &Arc<Shared>) -> Result<(Optio
 fn close<R: Serialize>(tx: &mut Transaction<BatchState>, open: Open, outcome: Result<R, String>) -> Result<()> {
     if !tx.state_mut().close(open.place.index, open.attempt) {
         let (id, index) = (&tx.record().id, open.place.index);
-        return refuse(format!("item {index} of batch {id} is marked already; an item is marked once"));
+        return refuse(format!("item {index} of batch {id} is marked already, and is marked once; take the next"));
     }
     let mark = |result, error| Mark { place: open.place, attempt: open.attempt, result, error };
     match outcome {

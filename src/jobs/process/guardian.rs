@@ -111,15 +111,14 @@ impl Guardian {
     }
 
     /// The process id of the helper.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Option<u32> {
         self.lock().helper.child.as_ref().map(Child::id)
     }
 
     /// Whether the helper is running. If not, the jobs are unguarded until
     /// the next one starts, which replaces a dead helper.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
+    pub(in crate::jobs) fn is_alive(&self) -> bool {
         let mut shared = self.lock();
         shared.helper.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
