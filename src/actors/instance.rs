@@ -279,7 +279,7 @@ impl<I: Instance> InstanceActor<I> {
         let caller =
             Waiting { core: Arc::clone(&self.core), record: Arc::clone(&record), before: None, permit, applied, reply };
         let (commit, line) = to_commit(&self.core, state.generation, sealed, durability, Box::new(caller));
-        if self.log.submit(commit, line) {
+        if self.log.submit(commit, &line) {
             state.current = record;
         }
     }
@@ -377,7 +377,7 @@ pub(crate) async fn submit_and_wait<S: serde::Serialize + Send + Sync + 'static>
     let record = Arc::clone(&sealed.record);
     let caller = WaitingHere { record, deleted: sealed.deleted, changes: Arc::clone(&core.changes), reply };
     let (commit, line) = to_commit(core, generation, sealed, durability, Box::new(caller));
-    log.submit(commit, line);
+    log.submit(commit, &line);
     answer.await.map_err(|_| Error::Crashed { id })?
 }
 

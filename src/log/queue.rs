@@ -52,7 +52,7 @@ impl CommitQueue {
 
     /// Puts a commit behind the others, or gives it back with the reason.
     #[expect(clippy::result_large_err, reason = "what is refused is given back, seldom and not far")]
-    pub(super) fn push(&self, mut commit: Commit, line: LineDraft) -> Result<(), (Commit, Error)> {
+    pub(super) fn push(&self, mut commit: Commit, line: &LineDraft) -> Result<(), (Commit, Error)> {
         let mut state = self.state();
         if state.closed {
             return Err((commit, Error::Closed));

@@ -149,7 +149,7 @@ impl Log {
     }
 
     /// Queues a commit, and says whether it was taken. Its caller is told once in any case.
-    pub(crate) fn submit(&self, commit: Commit, line: LineDraft) -> bool {
+    pub(crate) fn submit(&self, commit: Commit, line: &LineDraft) -> bool {
         let queued = match self.shared.tail.poison() {
             Some(reason) => Err((commit, Error::Poisoned { reason })),
             None => self.shared.queue.push(commit, line),

@@ -99,7 +99,7 @@ impl Life {
             durability: level,
             caller,
         };
-        if !stepper.log.submit(commit, sealed.line) {
+        if !stepper.log.submit(commit, &sealed.line) {
             outcome.lock().expect("no panic").take().expect("it was told")?;
         }
         self.current = record;
