@@ -377,9 +377,9 @@ mod tests {
                     }
                 });
             }
-            let missed = (0..200).filter(|_| !locked_inodes().contains(&inode)).count();
+            let missed = (0..100).filter(|_| !locked_inodes().contains(&inode)).count();
             over.store(true, Ordering::Relaxed);
-            assert_eq!(missed, 0, "of 200 looks");
+            assert_eq!(missed, 0, "of 100 looks");
         });
     }
 }
