@@ -183,14 +183,7 @@ async fn a_runner_that_is_stopped_leaves_the_rest_for_the_next() -> TestResult {
     begun.await?;
     assert_eq!((summary.unfinished, reports.len()), (3, 1));
     assert_eq!(store.get(&id("a")).await?.record().await?.status, Status::Interrupted);
-    // One that was made ahead of its place was not begun.
-    match store.get(&id("b")).await {
-        Err(Error::NotFound { .. }) => {}
-        made => {
-            let record = made?.record().await?;
-            assert_eq!((record.status, record.attempt), (Status::Pending, 0));
-        }
-    }
+    assert!(matches!(store.get(&id("b")).await, Err(Error::NotFound { .. })), "it was not begun");
 
     // Somebody calls off the one that waits; the others go on.
     let waiting = store.get(&id("a")).await?;
@@ -204,40 +197,6 @@ async fn a_runner_that_is_stopped_leaves_the_rest_for_the_next() -> TestResult {
     called_off.await??;
     assert_eq!((summary.succeeded, summary.cancelled, summary.failed), (1, 1, 1));
     assert_eq!((reports[0].outcome, reports[0].attempt), (Outcome::Cancelled, 2));
-    store.shutdown().await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_job_that_waits_for_its_place_can_be_called_off() -> TestResult {
-    let root = tempfile::tempdir()?;
-    let store = Store::open(root.path(), Tasks::default()).await?;
-    let all = batch(&store, "all", &[("a", json!("wait")), ("b", json!("succeed"))]).await?;
-    let runner = Runner::new(store.clone()).concurrency(1);
-    let stop = runner.stop_token();
-    let called_off = tokio::spawn({
-        let store = store.clone();
-        async move {
-            let waiting = loop {
-                match store.get(&id("b")).await {
-                    Ok(waiting) if store.kind().runs.load(Ordering::SeqCst) == 1 => break waiting,
-                    _ => tokio::task::yield_now().await,
-                }
-            };
-            let before = waiting.record().await?.status;
-            waiting.cancel().await?;
-            while waiting.record().await?.status != Status::Cancelled {
-                tokio::task::yield_now().await;
-            }
-            stop.cancel();
-            fiefdom::Result::Ok(before)
-        }
-    });
-    let (summary, reports) = run(&runner, &all).await?;
-    assert_eq!(called_off.await??, Status::Pending);
-    assert_eq!((summary.cancelled, summary.unfinished), (1, 1));
-    assert_eq!((reports[1].outcome, reports[1].attempt), (Outcome::Cancelled, 0));
-    assert_eq!(store.kind().runs.load(Ordering::SeqCst), 1, "it was never at work");
     store.shutdown().await?;
     Ok(())
 }

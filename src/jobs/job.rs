@@ -45,10 +45,8 @@ use crate::record::{LastCheckpoint, Status};
 pub trait Job: Instance + Sized {
     /// Whether the first thing that [`Job::run`] does is a commit at the level
     /// [`Durability::Disk`](crate::Durability::Disk), before anything that can be seen outside of
-    /// the instance. Then the runner does not wait for the start of the attempt: that commit comes
-    /// behind it, and takes it to the disk. It has to fail when the attempt of the record is not
-    /// [`Attempt::number`]: somebody has paused the job at the last moment, and the attempt is made
-    /// when it is unpaused. Default: no.
+    /// the instance. Then the runner does not wait for the start of the attempt to be on disk:
+    /// that commit takes it there. Default: no.
     const BEGINS_WITH_COMMIT: bool = false;
 
     /// Makes one attempt. It may have been made before, by a process that died in the middle: what
