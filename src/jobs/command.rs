@@ -118,9 +118,6 @@ impl Job for CommandJob {
         // Nothing of the command has run yet: its shell waits until its process is on record.
         session
             .commit(move |tx| {
-                if tx.record().attempt != number {
-                    return Err(Error::rejected("the attempt was not begun"));
-                }
                 tx.event("job.spawned", &json!({ "attempt": number, "pid": pid }))?;
                 tx.state_mut().group = group;
                 Ok(())

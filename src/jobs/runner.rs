@@ -6,10 +6,9 @@ mod lifecycle;
 mod report;
 mod worker;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,9 +24,6 @@ pub use report::{JobReport, Outcome, Summary};
 
 /// How long a job that is told to stop may take, by default.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// How many jobs are taken and made while others have the places, at most.
-const AHEAD: usize = 4;
 
 /// Runs jobs. Make one with [`Runner::new`], set what differs from the defaults, and call
 /// [`Runner::run`].
@@ -142,14 +138,11 @@ impl<J: Job> Runner<J> {
         };
         self.look_back(batch, &mut ended).await?;
         batch.retry_failed().await?;
-        let at_once = self.concurrency.min(MAX_OPEN);
-        let workers =
-            (at_once + AHEAD.min(at_once)).min(MAX_OPEN).min(usize::try_from(batch.total()).unwrap_or(usize::MAX));
-        let places = Arc::new(Semaphore::new(at_once));
+        let workers = self.concurrency.min(MAX_OPEN).min(usize::try_from(batch.total()).unwrap_or(usize::MAX));
         let (tell, mut told) = mpsc::channel(workers.max(1));
         let mut running = JoinSet::new();
         for _ in 0..workers {
-            running.spawn(self.worker(batch, workers, &places).run(tell.clone()));
+            running.spawn(self.worker(batch, workers).run(tell.clone()));
         }
         drop(tell);
         // To cancel the batch is to stop the runner.
@@ -215,7 +208,7 @@ impl<J: Job> Runner<J> {
         Ok(())
     }
 
-    fn worker(&self, batch: &Batch, workers: usize, places: &Arc<Semaphore>) -> Worker<J> {
+    fn worker(&self, batch: &Batch, workers: usize) -> Worker<J> {
         Worker {
             store: self.store.clone(),
             retry: self.retry,
@@ -223,7 +216,6 @@ impl<J: Job> Runner<J> {
             grace: self.grace,
             stop: self.stop.clone(),
             batch: batch.clone(),
-            places: Arc::clone(places),
             // A worker that overlaps has two items, of as many as a batch hands out.
             overlap: workers <= MAX_OPEN / 2,
         }

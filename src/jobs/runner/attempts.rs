@@ -18,7 +18,6 @@ use crate::instance::{KeepAwake, Session};
 use crate::jobs::batch::{BatchItem, Claim};
 use crate::jobs::job::{AtEnd, Attempt, EndChange, Job, became};
 use crate::jobs::retry;
-use crate::options::Durability;
 use crate::record::{BATCH_TAG, InstanceId, LastCheckpoint, Status};
 
 /// How often, and how long apart, it is tried to use an instance that another process has locked.
@@ -47,20 +46,19 @@ impl<J: Job> Last<J> {
 }
 
 impl<J: Job> Worker<J> {
-    /// The instance of a job, which is made if it did not exist. The commit that begins its first attempt
-    /// takes it to the disk.
-    async fn session(&self, claim: &Claim<BatchItem>) -> Result<Session<J>> {
+    /// The instance of a job. One that did not exist has begun its first attempt: the number says so.
+    async fn session(&self, claim: &Claim<BatchItem>) -> Result<(Session<J>, Option<u32>)> {
         let item = claim.item();
         if claim.attempt() > 1 {
             // Mostly it is there, and to ask for it costs less than to try to make it.
             match self.existing(&item.id).await {
                 Err(Error::NotFound { .. }) => {}
-                other => return other,
+                other => return Ok((other?, None)),
             }
         }
-        match self.store.create(item.to_new(self.batch.id()).durability(Durability::Os)).await {
-            Err(Error::AlreadyExists { .. }) => self.existing(&item.id).await,
-            made => made,
+        match self.store.create_with(item.to_new(self.batch.id()), |tx| begin::<J>(tx).map(drop)).await {
+            Err(Error::AlreadyExists { .. }) => Ok((self.existing(&item.id).await?, None)),
+            made => Ok((made?, Some(1))),
         }
     }
 
@@ -75,14 +73,13 @@ impl<J: Job> Worker<J> {
         self.store.session(id).await
     }
 
-    /// Makes attempts at a job, as soon as there is a place for it, until no other follows in this run. What
-    /// the last of them came to is not committed yet. `None` when the runner was stopped before there was a
-    /// place: the job was not begun.
-    pub(super) async fn attempts(&self, claim: &Claim<BatchItem>) -> Result<Option<(JobReport, Option<Last<J>>)>> {
+    /// Makes attempts at a job until no other follows in this run. What the last of them came to is
+    /// not committed yet.
+    pub(super) async fn attempts(&self, claim: &Claim<BatchItem>) -> Result<(JobReport, Option<Last<J>>)> {
         let item = claim.item();
-        let session = self.session(claim).await?;
-        let mut begun = Instant::now();
-        let report = |begun: Instant, outcome, attempt, error| JobReport {
+        let begun = Instant::now();
+        let (session, mut first) = self.session(claim).await?;
+        let report = |outcome, attempt, error| JobReport {
             id: item.id.clone(),
             outcome,
             attempt,
@@ -93,36 +90,23 @@ impl<J: Job> Worker<J> {
         let record = session.record().await?;
         if record.tags.get(BATCH_TAG).map(String::as_str) != Some(self.batch.id().as_str()) {
             let error = "an instance of this id exists and is not of this batch; give the job another id".to_owned();
-            return Ok(Some((report(begun, Outcome::Failed, 0, Some(error)), None)));
+            return Ok((report(Outcome::Failed, 0, Some(error)), None));
         }
         if record.status == Status::Succeeded {
-            return Ok(Some((report(begun, Outcome::AlreadySucceeded, record.attempt, None), None)));
+            return Ok((report(Outcome::AlreadySucceeded, record.attempt, None), None));
         }
         let awake = session.keep_awake().await?;
         let (attendance, status) = session.attend().await?;
         let input = Arc::new(item.input.clone());
-        let _place = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Ok(None),
-            // One that was called off in an earlier run, and is to be run again, has that status still.
-            () = called_off(&session, &status), if !record.status.is_final() => {
-                conclude(&session, record.attempt, &Ended::Cancelled, None, None).await?;
-                return Ok(Some((report(begun, Outcome::Cancelled, record.attempt, Some("cancelled".to_owned())), None)));
-            }
-            place = self.places.acquire() => place,
-        };
-        begun = Instant::now();
         let mut made = 0;
         loop {
             made += 1;
-            // The first commit of the attempt itself comes behind the one that begins it, in the same log.
-            let mut beginning = None;
             let attempt = loop {
-                if J::BEGINS_WITH_COMMIT && *status.borrow() != Status::Paused {
-                    beginning = Some(session.commit(begin::<J>));
-                    break session.record().await?.attempt + 1;
-                }
-                match session.commit(begin::<J>).await.map(|begun| begun.value) {
+                let begun = match first.take() {
+                    Some(attempt) => Ok(attempt),
+                    None => session.commit(begin::<J>).await.map(|begun| begun.value),
+                };
+                match begun {
                     // Somebody holds it: it is begun when they let it go.
                     Err(Error::Transition { from: Status::Paused, .. }) => {}
                     other => break other?,
@@ -132,10 +116,10 @@ impl<J: Job> Worker<J> {
                 tokio::select! {
                     biased;
                     // Paused, as it was.
-                    () = self.stop.cancelled() => return Ok(Some((report(begun, Outcome::Interrupted, number, None), None))),
+                    () = self.stop.cancelled() => return Ok((report(Outcome::Interrupted, number, None), None)),
                     () = called_off(&session, &status) => {
                         conclude(&session, number, &Ended::Cancelled, None, None).await?;
-                        return Ok(Some((report(begun, Outcome::Cancelled, number, Some("cancelled".to_owned())), None)));
+                        return Ok((report(Outcome::Cancelled, number, Some("cancelled".to_owned())), None));
                     }
                     () = became(&status, false) => {}
                 }
@@ -145,19 +129,7 @@ impl<J: Job> Worker<J> {
             let epoch = session.record().await?.epoch;
             let span = tracing::info_span!("job", id = %item.id, epoch, attempt);
             let attempted = self.attempt(&session, attempt, &input, checkpoint, &status, &at_end);
-            let attempted = attempted.instrument(span);
-            let ended = match beginning {
-                None => attempted.await,
-                Some(beginning) => match tokio::join!(biased; beginning, attempted) {
-                    (Ok(_), ended) => ended,
-                    // Paused at the last moment: nothing of it has run.
-                    (Err(Error::Transition { from: Status::Paused, .. }), _) => {
-                        made -= 1;
-                        continue;
-                    }
-                    (Err(error), _) => return Err(error),
-                },
-            };
+            let ended = attempted.instrument(span).await;
             if !matches!(ended, Ended::Failed(_)) || !self.retry.retries_after(made) {
                 let (outcome, error) = match &ended {
                     Ended::Succeeded => (Outcome::Succeeded, None),
@@ -165,11 +137,10 @@ impl<J: Job> Worker<J> {
                     Ended::Stopped => (Outcome::Interrupted, None),
                     Ended::Failed(_) => (Outcome::Failed, ended.error()),
                 };
-                let report = report(begun, outcome, attempt, error);
+                let report = report(outcome, attempt, error);
                 let change = at_end.take();
-                let last =
-                    Last { session: session.clone(), attempt, ended, change, _awake: awake, _attendance: attendance };
-                return Ok(Some((report, Some(last))));
+                let last = Last { session, attempt, ended, change, _awake: awake, _attendance: attendance };
+                return Ok((report, Some(last)));
             }
             let delay = self.retry.delay(made, retry::random());
             conclude(&session, attempt, &ended, Some(delay), at_end.take()).await?;
@@ -177,12 +148,12 @@ impl<J: Job> Worker<J> {
                 biased;
                 () = called_off(&session, &status) => {
                     conclude(&session, attempt, &Ended::Cancelled, None, None).await?;
-                    return Ok(Some((report(begun, Outcome::Cancelled, attempt, Some("cancelled".to_owned())), None)));
+                    return Ok((report(Outcome::Cancelled, attempt, Some("cancelled".to_owned())), None));
                 }
                 () = tokio::time::sleep(delay) => {}
                 // Pending, as the last attempt left it: it goes on when the batch is run again.
                 () = self.stop.cancelled() => {
-                    return Ok(Some((report(begun, Outcome::Interrupted, attempt, ended.error()), None)));
+                    return Ok((report(Outcome::Interrupted, attempt, ended.error()), None));
                 }
             }
         }

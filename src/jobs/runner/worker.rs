@@ -9,10 +9,9 @@
 //! is made and runs. A worker has one such job at most, and takes no third before it is settled; so
 //! when the disk is slow the jobs wait for it, and nothing piles up.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::{Last, shorten};
@@ -32,9 +31,6 @@ pub(super) struct Worker<J: Job> {
     pub(super) grace: Duration,
     pub(super) stop: CancellationToken,
     pub(super) batch: Batch,
-    /// A place for each job that may be at work. There are more workers than places: what there is to do
-    /// before a job is at work is done while others are.
-    pub(super) places: Arc<Semaphore>,
     /// Whether the next job is taken while the end of the last is on its way to the disk.
     pub(super) overlap: bool,
 }
@@ -105,9 +101,10 @@ impl<J: Job> Worker<J> {
         if self.stop.is_cancelled() {
             return Ok(None);
         }
-        match self.attempts(&claim).await {
-            Err(error) if !concerns_one_instance(&error) => Err(error),
-            outcome => Ok(outcome.transpose().map(|outcome| Over { claim, outcome })),
+        let outcome = self.attempts(&claim).await;
+        match &outcome {
+            Err(error) if !concerns_one_instance(error) => outcome.map(|_| None),
+            _ => Ok(Some(Over { claim, outcome })),
         }
     }
 
