@@ -372,8 +372,12 @@ mod tests {
                 let over = &over;
                 scope.spawn(move || {
                     while !over.load(Ordering::Relaxed) {
-                        files.iter().for_each(|file| drop(file.try_lock()));
-                        files.iter().for_each(|file| drop(file.unlock()));
+                        for file in &files {
+                            drop(file.try_lock());
+                        }
+                        for file in &files {
+                            drop(file.unlock());
+                        }
                     }
                 });
             }
