@@ -153,3 +153,17 @@ async fn a_state_that_panics_when_it_is_written_harms_its_own_instance_alone() -
     store.shutdown().await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn the_room_of_commits_in_the_log_is_given_back_when_they_are_written() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = Store::open_with(root.path(), Counter, options(|o| o.queued_bytes = 4096)).await?;
+    let it = store.create(NewInstance::new()).await?;
+    // Together they have many times the bytes that may wait at once.
+    for value in 1..=100 {
+        it.update(move |state| state.value = value).await?;
+    }
+    assert_eq!(it.state().await?.value, 100);
+    store.shutdown().await?;
+    Ok(())
+}
