@@ -266,7 +266,7 @@ impl<S: Clone + Serialize> Transaction<S> {
         };
         let unserializable = |e: serde_json::Error| json::unserializable("state", &e);
         let limit = stamp.record_bytes;
-        if touched > Touched::Nothing {
+        if touched == Touched::Record {
             strict::check("state", &*draft.state)?;
         }
         let mut line = LineDraft::begin(&meta).map_err(unserializable)?;
@@ -274,13 +274,13 @@ impl<S: Clone + Serialize> Transaction<S> {
         if touched == Touched::State {
             // What surrounds the state is not longer than a whole record was.
             let around = draft.whole.unwrap_or(limit).saturating_add(GROWTH);
-            has_record = around >= limit || line.state(&*draft.state).map_err(unserializable)? > limit - around;
+            has_record = around >= limit || line.state(&*draft.state)? > limit - around;
             if has_record {
                 line = LineDraft::begin(&meta).map_err(unserializable)?;
             }
         }
         if has_record {
-            let bytes = line.record(&draft).map_err(unserializable)?;
+            let bytes = line.record(&draft)?;
             record::check_size(bytes, limit)?;
             draft.whole = Some(bytes);
         }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::lane::Lane;
 use crate::error::Error;
 use crate::options::Durability;
-use crate::record::{COUNT_MAX, Document, EventLine, InstanceId, time};
+use crate::record::{COUNT_MAX, Document, EventLine, InstanceId, json, strict, time};
 
 /// The version of the commit log that this program writes, and the newest that it reads.
 pub(crate) const JOURNAL_FORMAT: u32 = 2;
@@ -208,19 +208,19 @@ impl LineDraft {
     }
 
     /// Adds the whole record, and says how long it is as compact JSON.
-    pub(crate) fn record(&mut self, record: &impl Serialize) -> Result<usize, serde_json::Error> {
-        self.add(RECORD, record)
+    pub(crate) fn record(&mut self, record: &impl Serialize) -> Result<usize, Error> {
+        self.add(RECORD, |line| json::write_line(record, line).map_err(|e| json::unserializable("state", &e)))
     }
 
-    /// Adds the state in the place of the record, and says how long it is.
-    pub(crate) fn state(&mut self, state: &impl Serialize) -> Result<usize, serde_json::Error> {
-        self.add(STATE, state)
+    /// Adds the state in the place of the record, if JSON can hold it, and says how long it is.
+    pub(crate) fn state(&mut self, state: &impl Serialize) -> Result<usize, Error> {
+        self.add(STATE, |line| strict::write("state", state, line))
     }
 
-    fn add(&mut self, key: &[u8], value: &impl Serialize) -> Result<usize, serde_json::Error> {
+    fn add(&mut self, key: &[u8], write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>) -> Result<usize, Error> {
         self.0.extend_from_slice(key);
         let begin = self.0.len();
-        serde_json::to_writer(&mut self.0, value)?;
+        write(&mut self.0)?;
         Ok(self.0.len() - begin)
     }
 

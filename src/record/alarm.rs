@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{InstanceId, json, strict};
+use super::{InstanceId, strict};
 use crate::error::{Error, Result};
 
 /// Largest payload of an alarm as JSON, in bytes.
@@ -51,14 +51,12 @@ impl Alarm {
         if at.timestamp_millis() > LATEST {
             return refuse("it is due after the year 9999; set an earlier time".to_owned());
         }
-        strict::check("payload", payload)?;
-        let text = serde_json::to_string(payload).map_err(|e| json::unserializable("payload", &e))?;
-        if text.len() > PAYLOAD_BYTES {
-            let (bytes, limit) = (text.len() as u64, PAYLOAD_BYTES as u64);
+        let text = strict::text("payload", payload)?;
+        if text.get().len() > PAYLOAD_BYTES {
+            let (bytes, limit) = (text.get().len() as u64, PAYLOAD_BYTES as u64);
             return Err(Error::TooLarge { what: "alarm payload", bytes, limit });
         }
-        let payload = RawValue::from_string(text).map_err(|e| json::unserializable("payload", &e))?;
-        Ok(Self { at, revision, payload })
+        Ok(Self { at, revision, payload: text })
     }
 }
 

@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
-use super::{json, strict};
+use super::{json, strict, time};
 use crate::error::{Error, Result};
 
 /// Longest event type, in bytes: it is a name, not a message.
@@ -50,7 +50,8 @@ impl Event {
 #[derive(Debug)]
 pub(crate) struct EventDraft {
     kind: String,
-    data: Box<RawValue>,
+    /// As JSON on one line.
+    data: Vec<u8>,
 }
 
 impl EventDraft {
@@ -66,19 +67,35 @@ impl EventDraft {
         if kind.chars().any(char::is_control) {
             return refuse("it holds a control character");
         }
-        strict::check("data", data)?;
-        let data = to_raw_value(data).map_err(|e| json::unserializable("data", &e))?;
-        Ok(Self { kind: kind.to_owned(), data })
+        let mut text = Vec::new();
+        strict::write("data", data, &mut text)?;
+        Ok(Self { kind: kind.to_owned(), data: text })
     }
 
     /// Gives the event its number, and with it the bytes of its line.
     pub(crate) fn number(self, seq: u64, at: DateTime<Utc>, epoch: u64, limit: usize) -> Result<EventLine> {
-        let event = Event { seq, at, epoch, kind: self.kind, data: self.data };
-        let text = serde_json::to_string(&event).map_err(|e| json::unserializable("event", &e))?;
+        let text = self.text(seq, at, epoch).map_err(|e| json::unserializable("event", &e))?;
         if text.len() > limit {
             return Err(Error::TooLarge { what: "event", bytes: text.len() as u64, limit: limit as u64 });
         }
         Ok(EventLine { seq, text: text.into() })
+    }
+
+    /// What serde makes of an [`Event`], without its machinery.
+    fn text(self, seq: u64, at: DateTime<Utc>, epoch: u64) -> Result<String, serde_json::Error> {
+        let mut line = Vec::with_capacity(self.data.len() + self.kind.len() + 128);
+        line.extend_from_slice(b"{\"seq\":");
+        json::write_line(&seq, &mut line)?;
+        line.extend_from_slice(b",\"at\":");
+        time::write(&at, &mut line)?;
+        line.extend_from_slice(b",\"epoch\":");
+        json::write_line(&epoch, &mut line)?;
+        line.extend_from_slice(b",\"type\":");
+        json::write_line(&self.kind, &mut line)?;
+        line.extend_from_slice(b",\"data\":");
+        line.extend_from_slice(&self.data);
+        line.push(b'}');
+        String::from_utf8(line).map_err(serde::ser::Error::custom)
     }
 }
 
@@ -87,4 +104,21 @@ impl EventDraft {
 pub(crate) struct EventLine {
     pub(crate) seq: u64,
     pub(crate) text: std::sync::Arc<str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_what_serde_makes_of_the_event() {
+        for data in ["null", r#"{"a":["größe",1e400]}"#] {
+            let data: Box<RawValue> = serde_json::from_str(data).expect("JSON");
+            let at = "2026-01-02T03:04:05.678901Z".parse().expect("a time");
+            let line =
+                EventDraft::new("a \"type\"", &data).and_then(|draft| draft.number(7, at, 3, 1000)).expect("a line");
+            let event = Event { seq: 7, at, epoch: 3, kind: "a \"type\"".to_owned(), data };
+            assert_eq!(&*line.text, serde_json::to_string(&event).expect("JSON"));
+        }
+    }
 }

@@ -1,9 +1,10 @@
-//! Strict reading of JSON: depth and duplicate keys, which `serde_json` lets pass. It checks, and
-//! never changes a value.
+//! Strict reading of JSON: depth and duplicate keys, which `serde_json` lets pass. And JSON for files
+//! in which a line is an entry. Values are never changed.
 
 use std::collections::HashSet;
-use std::fmt;
+use std::{fmt, io};
 
+use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::error::Error;
@@ -18,6 +19,36 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     Walk.deserialize(&mut deserializer)?;
     deserializer.end()
+}
+
+/// Adds `value` as compact JSON on one line: also what a [`RawValue`](serde_json::value::RawValue) in it
+/// holds, which `serde_json` writes as it is.
+pub(crate) fn write_line<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, OneLine))
+}
+
+struct OneLine;
+
+impl serde_json::ser::Formatter for OneLine {
+    /// Without the space between tokens.
+    fn write_raw_fragment<W: io::Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let (mut in_string, mut escaped) = (false, false);
+        let is_token = |byte: &u8| {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = !in_string,
+                b' ' | b'\t' | b'\n' | b'\r' => return in_string,
+                _ => {}
+            }
+            true
+        };
+        if fragment.bytes().any(|byte| byte.is_ascii_whitespace()) {
+            writer.write_all(&fragment.bytes().filter(is_token).collect::<Vec<_>>())
+        } else {
+            writer.write_all(fragment.as_bytes())
+        }
+    }
 }
 
 /// How deep the brackets outside of strings are nested. `serde_json` does not count those in a part

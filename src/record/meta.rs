@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::time::Time;
 use super::work::{InputRequest, Work};
-use super::{Alarm, AlarmEntry, Change, InstanceId, Status, strict};
+use super::{Alarm, AlarmEntry, Change, InstanceId, Status, json, strict};
 use crate::error::{Error, Result};
 
 /// The version of the record format that this program writes, and the newest that it reads.
@@ -192,8 +192,9 @@ impl<S: Serialize> Record<S> {
     /// names the field.
     pub(crate) fn check(&self, limit: usize) -> Result<()> {
         strict::check("state", &*self.state)?;
-        let bytes = serde_json::to_vec(self).map_err(|e| super::json::unserializable("state", &e))?;
-        check_size(bytes.len(), limit)
+        let mut line = Vec::new();
+        json::write_line(self, &mut line).map_err(|e| json::unserializable("state", &e))?;
+        check_size(line.len(), limit)
     }
 }
 
@@ -207,7 +208,7 @@ pub(crate) fn check_size(bytes: usize, limit: usize) -> Result<()> {
 
 /// A record of whatever state that can be written down: what the commit log needs of it.
 pub(crate) trait Document: Send + Sync {
-    /// Compact, for the commit log.
+    /// On one line, for the commit log.
     fn compact(&self) -> Result<Vec<u8>, serde_json::Error>;
     /// Indented, for `instance.json`, with a newline at the end.
     fn pretty(&self) -> Result<Vec<u8>, serde_json::Error>;
@@ -224,7 +225,11 @@ fn guarded(write: impl FnOnce() -> Result<Vec<u8>, serde_json::Error>) -> Result
 
 impl<S: Serialize + Send + Sync> Document for Record<S> {
     fn compact(&self) -> Result<Vec<u8>, serde_json::Error> {
-        guarded(|| serde_json::to_vec(self))
+        guarded(|| {
+            let mut line = Vec::new();
+            json::write_line(self, &mut line)?;
+            Ok(line)
+        })
     }
 
     fn pretty(&self) -> Result<Vec<u8>, serde_json::Error> {

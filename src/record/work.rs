@@ -246,8 +246,8 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Op
 /// Checks that a document can be stored, in at most `bytes` of compact JSON, nested at most
 /// [`DOCUMENT_DEPTH`] levels: it stands some levels deep in a record, and is walked by recursion.
 pub(crate) fn check_document(what: &'static str, value: &Value, bytes: usize) -> Result<()> {
-    strict::check(what, value)?;
-    let text = serde_json::to_vec(value).map_err(|e| json::unserializable(what, &e))?;
+    let mut text = Vec::new();
+    strict::write(what, value, &mut text)?;
     limit(what, text.len(), bytes)?;
     if json::depth(&text) > DOCUMENT_DEPTH {
         let reason = format!("it is nested deeper than {DOCUMENT_DEPTH} levels; make it flatter");

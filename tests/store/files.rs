@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use fiefdom::{Error, NewInstance, Store};
 
-use crate::common::{Counter, TestResult, eventually, id, options};
+use futures::StreamExt as _;
+
+use crate::common::{Counter, TestResult, copy_tree, eventually, id, options};
 
 #[tokio::test]
 async fn unknown_fields_and_mode_bits_survive_a_rewrite() -> TestResult {
@@ -141,5 +143,62 @@ async fn an_old_segment_is_replaced_by_files_and_removed() -> TestResult {
     eventually("old segments are removed", || std::fs::read_dir(&writer).is_ok_and(|files| files.count() <= 3)).await;
     assert!(store.stats().await?.checkpoints > 5);
     store.shutdown().await?;
+    Ok(())
+}
+
+/// Holds JSON as its user wrote it.
+struct Quotes;
+
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
+struct Quoted {
+    text: Box<serde_json::value::RawValue>,
+}
+
+impl fiefdom::Instance for Quotes {
+    const KIND: &'static str = "quotes";
+    type State = Quoted;
+    type Prepared = ();
+
+    async fn prepare(&self) -> Result<(), fiefdom::BoxError> {
+        Ok(())
+    }
+
+    fn initial(&self, (): &(), _: &NewInstance) -> Result<Quoted, fiefdom::BoxError> {
+        Ok(Quoted { text: serde_json::from_str("[\n]")? })
+    }
+}
+
+#[tokio::test]
+async fn json_of_several_lines_comes_back_after_a_crash() -> TestResult {
+    let lines = "{\n  \"a \\\" \\n b\": [ 1.0e1 , 12345678901234567890123 ]\r\n}";
+    let one_line = "{\"a \\\" \\n b\":[1.0e1,12345678901234567890123]}";
+    let raw = || serde_json::from_str::<Box<serde_json::value::RawValue>>(lines);
+    let root = tempfile::tempdir()?;
+    let store = Store::open(root.path(), Quotes).await?;
+    store.create(NewInstance::with_id(id("a"))).await?;
+    store.shutdown().await?;
+    let path = root.path().join("instances/a/instance.json");
+    let later = format!("{{\n  \"later\": {lines},\n");
+    std::fs::write(&path, std::fs::read_to_string(&path)?.replacen("{\n", &later, 1))?;
+
+    let store =
+        Store::open_with(root.path(), Quotes, options(|o| o.materialise_within = Duration::from_secs(3600))).await?;
+    let it = store.get(&id("a")).await?;
+    let text = raw()?;
+    it.update(move |state| state.text = text).await?;
+    it.transition(fiefdom::Status::Running, None).await?;
+    assert_eq!(it.append("said", raw()?).await?, 1);
+    let crashed = tempfile::tempdir()?;
+    copy_tree(root.path(), crashed.path())?;
+
+    let store = Store::open(crashed.path(), Quotes).await?;
+    let it = store.get(&id("a")).await?;
+    assert_eq!(it.state().await?.text.get(), one_line);
+    let event = it.events(1).next().await.ok_or("an event")??;
+    assert_eq!(event.data.get(), one_line);
+    store.shutdown().await?;
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(crashed.path().join("instances/a/instance.json"))?)?;
+    assert_eq!(record["later"], serde_json::from_str::<serde_json::Value>(lines)?);
     Ok(())
 }
