@@ -272,7 +272,7 @@ pub(crate) fn typed<I: Instance>(raw: RawRecord) -> Result<Record<I::State>> {
     let id = raw.id.clone();
     let mismatch = |reason: String| Error::Schema { id: id.clone(), kind: I::KIND, version: I::SCHEMA_VERSION, reason };
     if !I::accepts(&raw.kind) {
-        return Err(Error::KindMismatch { id, expected: I::KIND, found: raw.kind });
+        return Err(Error::KindMismatch { id, expected: I::KIND, found: raw.kind.into_owned() });
     }
     // A kind that takes others takes them as they are: their versions mean nothing to it.
     let is_own = raw.kind == I::KIND;
@@ -281,6 +281,8 @@ pub(crate) fn typed<I: Instance>(raw: RawRecord) -> Result<Record<I::State>> {
     let mut record = raw.with_state(state);
     if is_own {
         record.schema_version = I::SCHEMA_VERSION;
+        // Nothing to copy, with every commit.
+        record.kind = I::KIND.into();
     }
     Ok(record)
 }

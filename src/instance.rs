@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::Stream;
 use serde::Serialize;
-use tokio::sync::oneshot;
 
-use crate::actors::instance::{Applied, InstanceMsg, Live};
+use crate::actors::instance::Live;
 use crate::actors::transaction::Transaction;
 use crate::actors::{Hold, Permit};
 use crate::blocking;
@@ -204,26 +203,16 @@ impl<I: Instance> InstanceRef<I> {
         Ok(read(&self.record().await?.state))
     }
 
-    /// The one place that sends to the actor, and turns the framework's errors into ours.
     async fn call<R: Send + 'static>(
         &self,
         durability: Option<Durability>,
-        apply: impl FnOnce(&mut Transaction<I::State>) -> Result<R> + Send + 'static,
+        change: impl FnOnce(&mut Transaction<I::State>) -> Result<R> + Send + 'static,
     ) -> Result<Committed<R>> {
         let (live, permit) = self.admitted().await?;
-        let (reply, answer) = oneshot::channel();
-        let apply = Box::new(move |tx: &mut Transaction<I::State>| {
-            apply(tx).map(|value| Box::new(value) as Box<dyn std::any::Any + Send>)
-        });
-        let crashed = || Error::Crashed { id: self.id.clone() };
-        live.actor
-            .cast(InstanceMsg::Commit { apply, durability, permit, reply: reply.into() })
-            .map_err(|_| crashed())?;
+        let answer = live.ask(permit, durability, change);
+        // Whoever waits does not keep the instance live.
         drop(live);
-        let Applied { value, revision, last_event_seq } = answer.await.map_err(|_| crashed())??;
-        // The closure above put an `R` in the box.
-        let value = *value.downcast::<R>().map_err(|_| crashed())?;
-        Ok(Committed { value, revision, last_event_seq })
+        answer.await
     }
 
     /// Changes the state: `change` works on a copy, which becomes the state when it is durable.

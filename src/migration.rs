@@ -196,13 +196,13 @@ impl Migration {
                 return Some((Migrated { id, kind: String::new(), from: 0, to: None, outcome }, None));
             }
         };
-        let known = self.kinds.get(raw.kind.as_str()).copied();
+        let known = self.kinds.get(&*raw.kind).copied();
         let outcome = match known {
             None => MigrationOutcome::UnknownKind,
             Some(_) => MigrationOutcome::Current,
         };
         let to = known.map(|known| known.version);
-        let one = Migrated { id, kind: raw.kind.clone(), from: raw.schema_version, to, outcome };
+        let one = Migrated { id, kind: raw.kind.to_string(), from: raw.schema_version, to, outcome };
         let work = known.filter(|known| known.version != raw.schema_version).map(|known| (raw, known));
         Some((one, work))
     }

@@ -3,6 +3,7 @@
 //! It owns the factory of its kind and nothing else: what stores share is in the engine. It touches
 //! no file itself.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures::Stream;
@@ -203,9 +204,9 @@ impl<I: Instance> Store<I> {
         let state = initial.map_err(Error::rejected)?;
         let at = chrono::Utc::now();
         let id = new.id.unwrap_or_else(InstanceId::generate);
-        let kind = new.kind.unwrap_or_else(|| I::KIND.to_owned());
+        let kind: Cow<'static, str> = new.kind.map_or(Cow::Borrowed(I::KIND), Cow::Owned);
         if !I::accepts(&kind) {
-            return Err(Error::KindMismatch { id, expected: I::KIND, found: kind });
+            return Err(Error::KindMismatch { id, expected: I::KIND, found: kind.into_owned() });
         }
         let record = Record {
             id: id.clone(),

@@ -132,7 +132,7 @@ async fn every_format_that_was_ever_written_can_be_read() -> TestResult {
         let store = Store::open(root.as_path(), Untyped).await?;
 
         let plain = store.get(&id("plain")).await?.record().await?;
-        assert_eq!((plain.name.as_deref(), plain.kind.as_str(), plain.pinned), (Some("größe"), "note", true));
+        assert_eq!((plain.name.as_deref(), &*plain.kind, plain.pinned), (Some("größe"), "note", true));
         assert_eq!((plain.status, plain.status_reason.as_deref()), (Status::Failed, Some("for a reason")));
         assert_eq!((plain.attempt, plain.revision, plain.last_event_seq), (1, 12, 11));
         assert_eq!((plain.tags["k"].as_str(), plain.schema_version, &*plain.state), ("v", 1, &json!({ "n": 1 })));

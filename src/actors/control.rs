@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
 
 use super::admission::Permit;
-use super::instance::{InstanceMsg, Live};
+use super::instance::Live;
 use super::transaction::Transaction;
 use crate::blocking;
 use crate::control::{Change, Operation, WireDone, lost_key, merge_patch};
@@ -66,16 +65,7 @@ impl<I: Instance> Live<I> {
         permit: Permit,
         change: impl FnOnce(&mut Transaction<I::State>) -> Result<R> + Send + 'static,
     ) -> Result<R> {
-        let crashed = || Error::Crashed { id: self.core.lane.id.clone() };
-        let (reply, answer) = oneshot::channel();
-        let apply = Box::new(move |tx: &mut Transaction<I::State>| {
-            change(tx).map(|value| Box::new(value) as Box<dyn std::any::Any + Send>)
-        });
-        let commit = InstanceMsg::Commit { apply, durability: None, permit, reply: reply.into() };
-        self.actor.cast(commit).map_err(|_| crashed())?;
-        let applied = answer.await.map_err(|_| crashed())??;
-        // The closure above put an `R` in the box.
-        applied.value.downcast().map(|value| *value).map_err(|_| crashed())
+        Ok(self.ask(permit, None, change).await?.value)
     }
 }
 

@@ -27,9 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Permit, Queued};
 use super::registry::Occupant;
+use super::request::{Asked, Request};
 use super::transaction::{Sealed, Stamp, Transaction};
 use crate::control::{Operation, WireDone};
 use crate::error::{Error, Result, panic_message};
+use crate::instance::Committed;
 use crate::kind::Instance;
 use crate::log::Log;
 use crate::log::changes::ChangeFeed;
@@ -39,24 +41,9 @@ use crate::metrics;
 use crate::options::Durability;
 use crate::record::{Record, Status};
 
-/// What a commit came to.
-pub(crate) struct Applied {
-    /// What the closure returned.
-    pub(crate) value: Box<dyn Any + Send>,
-    pub(crate) revision: u64,
-    pub(crate) last_event_seq: u64,
-}
-
-type Apply<S> = Box<dyn FnOnce(&mut Transaction<S>) -> Result<Box<dyn Any + Send>> + Send>;
-
 pub(crate) enum InstanceMsg<I: Instance> {
     /// Change the instance.
-    Commit {
-        apply: Apply<I::State>,
-        durability: Option<Durability>,
-        permit: Permit,
-        reply: RpcReplyPort<Result<Applied>>,
-    },
+    Commit(Box<dyn Request<I::State>>),
     /// Delete the instance: commit that, and move its directory to the trash. The registry sends
     /// it when nothing else is under way. The reply is the name in the trash.
     Delete(RpcReplyPort<Result<Option<String>>>),
@@ -130,17 +117,23 @@ impl<S> Core<S> {
         self.attending.load(Ordering::Acquire) > 0
     }
 
-    /// Gives back what was published before.
-    fn publish(&self, record: &Arc<Record<S>>) -> Arc<Record<S>> {
+    /// The commit that made this record is as durable as it asked to be. Gives back what was published
+    /// before.
+    pub(super) fn publish(&self, record: Arc<Record<S>>) -> Arc<Record<S>> {
+        let change = self.changes.is_heard().then(|| record.change(false));
+        let (status, work) = (record.status, Arc::as_ptr(&record.work));
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *published, Arc::clone(record));
+        let before = std::mem::replace(&mut *published, record);
         drop(published);
-        if !Arc::ptr_eq(&record.work, &before.work) {
+        if work != Arc::as_ptr(&before.work) {
             self.admission.changed.notify_waiters();
         }
-        if record.status != before.status {
+        if status != before.status {
             // After the record, so that whoever follows the status finds it there.
-            self.status.send_replace(record.status);
+            self.status.send_replace(status);
+        }
+        if let Some(change) = change {
+            self.changes.publish(change);
         }
         before
     }
@@ -173,6 +166,27 @@ impl<I: Instance> Live<I> {
             Error::Closed
         })?;
         Ok(Arc::new(Self { core, actor }))
+    }
+
+    /// Asks the actor for a change: the one place that sends it, and that turns what the framework says
+    /// into an error of ours.
+    pub(crate) fn ask<R, F>(
+        &self,
+        permit: Permit,
+        durability: Option<Durability>,
+        change: F,
+    ) -> impl Future<Output = Result<Committed<R>>> + Send + use<I, R, F>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Transaction<I::State>) -> Result<R> + Send + 'static,
+    {
+        let (asked, answer) = Asked::new(&self.core, permit, durability, change);
+        let sent = self.actor.cast(InstanceMsg::Commit(asked)).is_ok();
+        let id = self.core.lane.id.clone();
+        async move {
+            let answer = if sent { answer.wait().await } else { None };
+            answer.unwrap_or(Err(Error::Crashed { id }))
+        }
     }
 }
 
@@ -237,29 +251,22 @@ impl<I: Instance> InstanceActor<I> {
         }
     }
 
-    fn commit(
-        &self,
-        state: &mut State<I::State>,
-        apply: Apply<I::State>,
-        durability: Option<Durability>,
-        permit: Permit,
-        reply: RpcReplyPort<Result<Applied>>,
-    ) {
+    fn commit(&self, state: &mut State<I::State>, mut request: Box<dyn Request<I::State>>) {
         self.follow_generation(state);
         let id = &self.core.lane.id;
         // What the closure tells is known to be of this instance.
         let _span = tracing::debug_span!("commit", %id, epoch = self.core.stamp.epoch).entered();
         if self.core.lane.is_gone() {
-            let _ = reply.send(Err(Error::Gone { id: id.clone(), path: self.core.lane.dir.path().to_owned() }));
-            return;
+            let path = self.core.lane.dir.path().to_owned();
+            return request.told(Err(Error::Gone { id: id.clone(), path }));
         }
         // The closure works on a copy, so a panic or an error in it leaves nothing behind. The
         // user's `Serialize` runs in here too.
         let sealed = catch_unwind(AssertUnwindSafe(|| {
             let mut transaction = Transaction::new(&state.current);
-            let value = apply(&mut transaction)?;
-            let durability = transaction.durability.or(durability).unwrap_or(self.core.durability);
-            Ok((value, durability, transaction.seal(self.core.stamp)?))
+            request.apply(&mut transaction)?;
+            let durability = transaction.durability.or(request.durability()).unwrap_or(self.core.durability);
+            Ok((durability, transaction.seal(self.core.stamp)?))
         }));
         let sealed = sealed.unwrap_or_else(|panic| {
             metrics::CRASHES_CLOSURE.add(1);
@@ -267,18 +274,13 @@ impl<I: Instance> InstanceActor<I> {
             tracing::warn!(%id, epoch = self.core.stamp.epoch, message, "the closure of a commit panicked");
             Err(Error::Panicked { what: format!("instance {id:?}"), message })
         });
-        let (value, durability, sealed) = match sealed {
+        let (durability, sealed) = match sealed {
             Ok(sealed) => sealed,
-            Err(error) => {
-                let _ = reply.send(Err(error));
-                return;
-            }
+            Err(error) => return request.told(Err(error)),
         };
         let record = Arc::clone(&sealed.record);
-        let applied = Applied { value, revision: record.revision, last_event_seq: record.last_event_seq };
-        let caller =
-            Waiting { core: Arc::clone(&self.core), record: Arc::clone(&record), before: None, permit, applied, reply };
-        let (commit, line) = to_commit(&self.core, state.generation, sealed, durability, Box::new(caller));
+        request.made(&record);
+        let (commit, line) = to_commit(&self.core, state.generation, sealed, durability, request);
         if self.log.submit(commit, &line) {
             state.current = record;
         }
@@ -293,35 +295,6 @@ impl<I: Instance> InstanceActor<I> {
     }
 }
 
-/// Who waits for a commit of the actor.
-struct Waiting<S> {
-    core: Arc<Core<S>>,
-    record: Arc<Record<S>>,
-    /// What was published before, to be dropped off the thread of the log.
-    before: Option<Arc<Record<S>>>,
-    permit: Permit,
-    applied: Applied,
-    reply: RpcReplyPort<Result<Applied>>,
-}
-
-impl<S: Send + Sync> Caller for Waiting<S> {
-    /// Here, because the actor goes back to what is published when a later commit fails.
-    fn applied(&mut self) {
-        self.before = Some(self.core.publish(&self.record));
-    }
-
-    fn told(self: Box<Self>, outcome: Result<()>) {
-        let Self { core, record, permit, applied, reply, .. } = *self;
-        if outcome.is_ok() {
-            core.changes.publish(|| record.change(false));
-        }
-        // First the place: whoever has the answer may ask that the instance is let go.
-        drop(permit);
-        // A caller that gave up is no error.
-        let _ = reply.send(outcome.map(|()| applied));
-    }
-}
-
 /// Who waits in the crate.
 struct WaitingHere<S> {
     record: Arc<Record<S>>,
@@ -331,10 +304,13 @@ struct WaitingHere<S> {
 }
 
 impl<S: Send + Sync> Caller for WaitingHere<S> {
-    fn told(self: Box<Self>, outcome: Result<()>) {
-        if outcome.is_ok() {
-            self.changes.publish(|| self.record.change(self.deleted));
+    fn applied(&mut self) {
+        if self.changes.is_heard() {
+            self.changes.publish(self.record.change(self.deleted));
         }
+    }
+
+    fn told(self: Box<Self>, outcome: Result<()>) {
         let _ = self.reply.send(outcome);
     }
 }
@@ -397,9 +373,7 @@ impl<I: Instance> Actor for InstanceActor<I> {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            InstanceMsg::Commit { apply, durability, permit, reply } => {
-                self.commit(state, apply, durability, permit, reply);
-            }
+            InstanceMsg::Commit(request) => self.commit(state, request),
             InstanceMsg::Delete(reply) => {
                 // Boxed: its future would be a part of every idle actor.
                 let _ = reply.send(Box::pin(self.delete(state)).await);

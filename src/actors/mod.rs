@@ -7,6 +7,7 @@ mod crashes;
 pub(crate) mod factory;
 pub(crate) mod instance;
 pub(crate) mod registry;
+pub(crate) mod request;
 pub(crate) mod transaction;
 
 pub(crate) use admission::{Admission, Hold, Permit, Queued};

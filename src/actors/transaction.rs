@@ -8,7 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::log::commit::{CommitMeta, LineDraft};
+use crate::log::commit::{Head, LineDraft};
 use crate::options::Durability;
 use crate::record::work::Work;
 use crate::record::{self, Alarm, EventDraft, EventLine, Record, Status, json, strict};
@@ -255,8 +255,8 @@ impl<S: Clone + Serialize> Transaction<S> {
             draft.last_event_seq += 1;
             lines.push(event.number(draft.last_event_seq, at, stamp.epoch, stamp.event_bytes)?);
         }
-        let meta = CommitMeta {
-            id: draft.id.clone(),
+        let head = Head {
+            id: &draft.id,
             uid: draft.uid,
             epoch: draft.epoch,
             revision: draft.revision,
@@ -269,14 +269,14 @@ impl<S: Clone + Serialize> Transaction<S> {
         if touched == Touched::Record {
             strict::check("state", &*draft.state)?;
         }
-        let mut line = LineDraft::begin(&meta).map_err(unserializable)?;
+        let mut line = LineDraft::begin(&head).map_err(unserializable)?;
         let mut has_record = touched == Touched::Record;
         if touched == Touched::State {
             // What surrounds the state is not longer than a whole record was.
             let around = draft.whole.unwrap_or(limit).saturating_add(GROWTH);
             has_record = around >= limit || line.state(&*draft.state)? > limit - around;
             if has_record {
-                line = LineDraft::begin(&meta).map_err(unserializable)?;
+                line = LineDraft::begin(&head).map_err(unserializable)?;
             }
         }
         if has_record {

@@ -282,7 +282,7 @@ pub(crate) fn plan(root: &Root, policy: &Retention, now: DateTime<Utc>) -> Resul
             (false, None) => RefusedReason::NoEnd,
             (false, Some(ended_at)) => {
                 let batch = record.tags.get(BATCH_TAG).and_then(|batch| InstanceId::new(batch).ok());
-                let (uid, kind, status) = (record.uid, record.kind, record.status);
+                let (uid, kind, status) = (record.uid, record.kind.into_owned(), record.status);
                 found.push(Due { id, uid, kind, status, ended_at, batch, rule });
                 continue;
             }

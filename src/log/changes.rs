@@ -35,15 +35,17 @@ impl ChangeFeed {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether somebody listens.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.listeners.load(Ordering::Acquire) > 0
+    }
+
     /// Tells of a commit that is durable. Called in the order of the commits, when what is read
     /// holds it, and before its caller knows.
-    pub(crate) fn publish(&self, change: impl FnOnce() -> Change) {
-        if self.listeners.load(Ordering::Acquire) == 0 {
-            return;
-        }
+    pub(crate) fn publish(&self, change: Change) {
         if let Some(ring) = &*self.ring() {
             // Everybody may have gone in between.
-            let _ = ring.send(Arc::new(change()));
+            let _ = ring.send(Arc::new(change));
         }
     }
 

@@ -55,9 +55,9 @@ pub(crate) struct Commit {
 
 impl Commit {
     /// What its line says of it.
-    pub(crate) fn meta(&self) -> CommitMeta {
-        CommitMeta {
-            id: self.lane.id.clone(),
+    pub(crate) fn head(&self) -> Head<'_> {
+        Head {
+            id: &self.lane.id,
             uid: self.lane.uid,
             epoch: self.lane.epoch,
             revision: self.revision,
@@ -99,7 +99,19 @@ pub(crate) struct CommitMeta {
     pub(crate) deleted: bool,
 }
 
-impl CommitMeta {
+/// [`CommitMeta`], to be written.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'a> {
+    pub(crate) id: &'a InstanceId,
+    pub(crate) uid: Uuid,
+    pub(crate) epoch: u64,
+    pub(crate) revision: u64,
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) last_event_seq: u64,
+    pub(crate) deleted: bool,
+}
+
+impl Head<'_> {
     /// As JSON, without the machinery of serde: there is one in every line.
     fn write(&self, line: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         let mut uid = Uuid::encode_buffer();
@@ -164,11 +176,11 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawV
 
 /// The line of a commit. `record` is compact JSON.
 pub(crate) fn encode(
-    meta: &CommitMeta,
+    head: &Head<'_>,
     record: Option<&[u8]>,
     events: &[EventLine],
 ) -> Result<LineDraft, serde_json::Error> {
-    let mut line = LineDraft::begin(meta)?;
+    let mut line = LineDraft::begin(head)?;
     if let Some(record) = record {
         line.0.extend_from_slice(RECORD);
         line.0.extend_from_slice(record);
@@ -194,12 +206,12 @@ impl Drop for LineDraft {
 }
 
 impl LineDraft {
-    pub(crate) fn begin(meta: &CommitMeta) -> Result<Self, serde_json::Error> {
+    pub(crate) fn begin(head: &Head<'_>) -> Result<Self, serde_json::Error> {
         let mut line = Self(ROOM.take());
         line.0.clear();
         line.0.resize(PREFIX, b' ');
         line.0.extend_from_slice(b"{\"commit\":");
-        meta.write(&mut line.0)?;
+        head.write(&mut line.0)?;
         Ok(line)
     }
 
@@ -322,7 +334,7 @@ mod tests {
     #[test]
     fn two_lines_without_a_newline_between_them_are_both_read() {
         let mark = encode_mark(7, std::iter::once(&meta().id)).expect("encode");
-        let line = encode(&meta(), None, &[]).expect("encode");
+        let line = encode(&head(&meta()), None, &[]).expect("encode");
         let mut merged = [&mark, line.bytes()].concat();
         merged.pop();
         let at = merged.iter().position(|b| *b == b'\n').expect("a newline");
@@ -345,10 +357,23 @@ mod tests {
         }
     }
 
+    fn head(meta: &CommitMeta) -> Head<'_> {
+        let CommitMeta { id, uid, epoch, revision, at, last_event_seq, deleted } = meta;
+        Head {
+            id,
+            uid: *uid,
+            epoch: *epoch,
+            revision: *revision,
+            at: *at,
+            last_event_seq: *last_event_seq,
+            deleted: *deleted,
+        }
+    }
+
     #[test]
     fn a_commit_reads_back_to_the_letter() {
         let event = EventLine { seq: 3, text: r#"{"seq":3,"n":123456789012345678901234567890}"#.into() };
-        let line = encode(&meta(), Some(br#"{"x":1e400}"#), &[event.clone(), event]).expect("encode");
+        let line = encode(&head(&meta()), Some(br#"{"x":1e400}"#), &[event.clone(), event]).expect("encode");
         let read = decode(line.bytes().strip_suffix(b"\n").expect("a newline")).expect("decode");
         assert_eq!(read.record.map(|r| r.get().to_owned()).as_deref(), Some(r#"{"x":1e400}"#));
         assert_eq!(read.events[1].get(), r#"{"seq":3,"n":123456789012345678901234567890}"#);
@@ -361,7 +386,7 @@ mod tests {
         let deleted = CommitMeta { at, deleted: true, uid: Uuid::now_v7(), epoch: u64::MAX, ..meta() };
         for meta in [meta(), deleted] {
             let mut written = Vec::new();
-            meta.write(&mut written).expect("JSON");
+            head(&meta).write(&mut written).expect("JSON");
             assert_eq!(String::from_utf8(written).expect("text"), serde_json::to_string(&meta).expect("JSON"));
         }
     }
@@ -370,7 +395,7 @@ mod tests {
     fn a_state_reads_back_also_when_it_is_null() {
         for text in ["null", "1e400", r#"{"a":[null]}"#] {
             let state: Box<RawValue> = serde_json::from_str(text).expect("JSON");
-            let mut line = LineDraft::begin(&meta()).expect("begin");
+            let mut line = LineDraft::begin(&head(&meta())).expect("begin");
             assert_eq!(line.state(&state).expect("encode"), text.len());
             let read = decode(line.seal(&[]).bytes().strip_suffix(b"\n").expect("a newline")).expect("decode");
             assert_eq!(read.state.as_deref().map(RawValue::get), Some(text));
@@ -380,7 +405,7 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_is_noticed() {
-        let line = encode(&meta(), None, &[]).expect("encode");
+        let line = encode(&head(&meta()), None, &[]).expect("encode");
         let line = line.bytes().strip_suffix(b"\n").expect("a newline");
         for at in 0..line.len() {
             let mut broken = line.to_vec();

@@ -232,7 +232,7 @@ fn encode_batch(segment: &Segment, commits: &[Commit], lines: &[u8]) -> Result<V
             let fail = |e: serde_json::Error| crate::record::json::unserializable("record", &e);
             let record = commit.record.compact().map_err(fail)?;
             bytes.extend_from_slice(
-                commit::encode(&commit.meta(), Some(&record), &commit.events).map_err(fail)?.bytes(),
+                commit::encode(&commit.head(), Some(&record), &commit.events).map_err(fail)?.bytes(),
             );
         } else {
             bytes.extend_from_slice(&lines[commit.line.clone()]);

@@ -1,6 +1,7 @@
 //! `instance.json`: the lifecycle metadata and the typed state of an instance. No file is read or
 //! written here.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub struct Record<S> {
     /// New for every creation: tells an instance from an earlier one of the same id.
     pub uid: Uuid,
     /// The kind of instance ([`Instance::KIND`](crate::Instance::KIND)).
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// A name for people.
     pub name: Option<String>,
     /// Where the instance is in its life.
@@ -148,7 +149,7 @@ impl<S> Record<S> {
         Change {
             id: self.id.clone(),
             uid: self.uid,
-            kind: self.kind.clone(),
+            kind: self.kind.clone().into_owned(),
             revision: self.revision,
             epoch: self.epoch,
             status: self.status,

@@ -42,7 +42,7 @@ async fn an_instance_comes_back_from_its_archive_as_it_was() -> TestResult {
     let record = instance.record().await?;
     assert_eq!((&record.name, &record.tags, &record.state), (&before.name, &before.tags, &before.state));
     assert_eq!(
-        (record.created_at, record.status, record.kind.as_str()),
+        (record.created_at, record.status, &*record.kind),
         (before.created_at, Status::Pending, "counter")
     );
     assert_ne!(record.uid, before.uid);

@@ -194,7 +194,7 @@ impl<W: Write> Output<W> {
             format: FORMAT,
             instance_id: record.id.clone(),
             uid: record.uid,
-            kind: record.kind.clone(),
+            kind: record.kind.to_string(),
             revision: record.revision,
             epoch: record.epoch,
             last_event_seq: record.last_event_seq,

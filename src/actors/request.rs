@@ -1,0 +1,118 @@
+//! A change that somebody waits for: one piece of memory that goes from the caller to the actor, to
+//! the log, and back to the caller, whose thread lets go of it.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::admission::Permit;
+use super::instance::Core;
+use super::transaction::Transaction;
+use crate::error::Result;
+use crate::instance::Committed;
+use crate::log::commit::Caller;
+use crate::options::Durability;
+use crate::record::Record;
+
+/// A change, as the actor sees it. What becomes of it is told by [`Caller::told`].
+pub(crate) trait Request<S>: Caller {
+    fn durability(&self) -> Option<Durability>;
+
+    /// Runs the closure. Once.
+    fn apply(&mut self, tx: &mut Transaction<S>) -> Result<()>;
+
+    /// The record that it makes.
+    fn made(&mut self, record: &Arc<Record<S>>);
+}
+
+/// What is asked of an instance, and what came of it.
+pub(crate) struct Asked<S, F, R> {
+    core: Arc<Core<S>>,
+    change: Option<F>,
+    durability: Option<Durability>,
+    value: Option<R>,
+    revision: u64,
+    last_event_seq: u64,
+    /// The record that it makes; once that is published, the one that was published before.
+    record: Option<Arc<Record<S>>>,
+    permit: Option<Permit>,
+    reply: Option<oneshot::Sender<Result<Box<Self>>>>,
+}
+
+/// Where the answer comes.
+pub(crate) struct Answer<S, F, R>(oneshot::Receiver<Result<Box<Asked<S, F, R>>>>);
+
+impl<S, F, R> Asked<S, F, R> {
+    pub(crate) fn new(
+        core: &Arc<Core<S>>,
+        permit: Permit,
+        durability: Option<Durability>,
+        change: F,
+    ) -> (Box<Self>, Answer<S, F, R>) {
+        let (reply, answer) = oneshot::channel();
+        let asked = Self {
+            core: Arc::clone(core),
+            change: Some(change),
+            durability,
+            value: None,
+            revision: 0,
+            last_event_seq: 0,
+            record: None,
+            permit: Some(permit),
+            reply: Some(reply),
+        };
+        (Box::new(asked), Answer(answer))
+    }
+}
+
+impl<S, F, R> Answer<S, F, R> {
+    /// `None` when whoever had the request is gone.
+    pub(crate) async fn wait(self) -> Option<Result<Committed<R>>> {
+        match self.0.await.ok()? {
+            Ok(asked) => {
+                let (revision, last_event_seq) = (asked.revision, asked.last_event_seq);
+                asked.value.map(|value| Ok(Committed { value, revision, last_event_seq }))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl<S, F, R> Request<S> for Asked<S, F, R>
+where
+    S: Send + Sync,
+    F: FnOnce(&mut Transaction<S>) -> Result<R> + Send,
+    R: Send,
+{
+    fn durability(&self) -> Option<Durability> {
+        self.durability
+    }
+
+    fn apply(&mut self, tx: &mut Transaction<S>) -> Result<()> {
+        if let Some(change) = self.change.take() {
+            self.value = Some(change(tx)?);
+        }
+        Ok(())
+    }
+
+    fn made(&mut self, record: &Arc<Record<S>>) {
+        (self.revision, self.last_event_seq) = (record.revision, record.last_event_seq);
+        self.record = Some(Arc::clone(record));
+    }
+}
+
+impl<S: Send + Sync, F: Send, R: Send> Caller for Asked<S, F, R> {
+    /// Here, because the actor goes back to what is published when a later commit fails.
+    fn applied(&mut self) {
+        self.record = self.record.take().map(|record| self.core.publish(record));
+    }
+
+    fn told(mut self: Box<Self>, outcome: Result<()>) {
+        // First the place: whoever has the answer may ask that the instance is let go.
+        drop(self.permit.take());
+        if let Some(reply) = self.reply.take() {
+            // A caller that gave up is no error.
+            let _ = reply.send(outcome.map(|()| self));
+        }
+    }
+}
