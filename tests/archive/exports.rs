@@ -41,10 +41,7 @@ async fn an_instance_comes_back_from_its_archive_as_it_was() -> TestResult {
     let instance = other.get(&id("b")).await?;
     let record = instance.record().await?;
     assert_eq!((&record.name, &record.tags, &record.state), (&before.name, &before.tags, &before.state));
-    assert_eq!(
-        (record.created_at, record.status, &*record.kind),
-        (before.created_at, Status::Pending, "counter")
-    );
+    assert_eq!((record.created_at, record.status, &*record.kind), (before.created_at, Status::Pending, "counter"));
     assert_ne!(record.uid, before.uid);
     assert_eq!((record.revision, record.last_event_seq), (before.revision + 1, before.last_event_seq + 1));
     assert!(record.epoch > before.epoch);

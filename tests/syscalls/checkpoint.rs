@@ -30,6 +30,32 @@ fn a_checkpoint_that_cannot_flush_is_seen_by_the_doctor() -> TestResult {
     Ok(())
 }
 
+/// Where the file system tells the disk of what is free, all flushes wait for as long as that takes.
+#[test]
+fn a_full_segment_is_given_back_a_piece_at_a_time_when_its_name_is_gone() -> TestResult {
+    if strace::is_missing()? {
+        return Ok(());
+    }
+    let root = tempfile::tempdir()?;
+    let mut worker = Worker::start()?;
+    worker.open(root.path(), "segment=2500000 within_ms=3600000")?;
+    worker.must("create a")?;
+    let strace = Strace::attach(&[worker.threads()?[CHECKPOINT]], &["trace=ftruncate,unlinkat"])?;
+    worker.must("count-many a 9000")?;
+    worker.must("checkpointed 1")?;
+    worker.must("shutdown")?;
+    let trace = strace.end()?;
+    let removed = trace.iter().position(|line| line.contains("journal-000001.log\", 0")).ok_or("it was not removed")?;
+    let lengths: Vec<u64> = trace[removed + 1..]
+        .iter()
+        .filter(|line| line.starts_with("ftruncate"))
+        .filter_map(|line| line.rsplit_once(", ")?.1.split(')').next()?.parse().ok())
+        .collect();
+    assert!(lengths.len() >= 2, "{trace:#?}");
+    assert!(lengths.windows(2).all(|two| two[0] - two[1] <= 1 << 20), "{lengths:?}");
+    Ok(())
+}
+
 /// Any flush of a checkpoint fails, and those after it do not: the log is kept, it shows, commits go
 /// on, and the next try writes new files instead of flushing the old ones again.
 #[tokio::test]

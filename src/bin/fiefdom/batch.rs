@@ -9,7 +9,7 @@ use crate::output::{Output, plain};
 /// The lines of `show`; says whether it is a batch.
 pub(crate) fn show(out: Output, record: &Record<Value>) -> Result<bool, Failure> {
     let state = &record.state;
-    let (Some(total), "batch") = (state["total"].as_u64(), record.kind.as_str()) else { return Ok(false) };
+    let (Some(total), "batch") = (state["total"].as_u64(), &*record.kind) else { return Ok(false) };
     let count = |field: &str| state[field].as_u64().unwrap_or(0);
     let open = state["open"].as_array().map_or(&[][..], Vec::as_slice);
     let interrupted = open.iter().filter(|item| item["interrupted"] == true).count() as u64;
