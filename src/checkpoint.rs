@@ -72,6 +72,24 @@ impl<I: Instance> InstanceRef<I> {
     /// The last checkpoint that was written, by whichever attempt and process; none when there was
     /// none. Its file is written anew if it is missing or behind, also when the future is dropped.
     ///
+    /// ```
+    /// use fiefdom::Checkpoint;
+    /// use serde_json::json;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// assert!(build.last_checkpoint().await?.is_none()); // it has just begun
+    /// build.checkpoint(Checkpoint::new("fetched").data(json!({ "next": 41 }))).await?;
+    ///
+    /// let last = build.last_checkpoint().await?.expect("one was written");
+    /// assert_eq!((last.checkpoint.step.as_str(), last.seq), ("fetched", 1));
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Corrupt`](crate::Error::Corrupt) and [`Error::Io`](crate::Error::Io) when neither the

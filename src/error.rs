@@ -325,6 +325,15 @@ impl Error {
     }
 
     /// What the system said, when this is an error of a system call, or was caused by one.
+    ///
+    /// ```
+    /// use fiefdom::Error;
+    ///
+    /// fn is_worth_waiting_for(error: &Error) -> bool {
+    ///     error.io_kind() == Some(std::io::ErrorKind::StorageFull)
+    /// }
+    /// # assert!(!is_worth_waiting_for(&Error::Closed));
+    /// ```
     #[must_use]
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {

@@ -105,6 +105,22 @@ impl<I: Instance> InstanceRef<I> {
     /// A pause outlives the process: an instance that was paused when its owner died is `paused` still.
     /// When the future is dropped: see [`InstanceRef`].
     ///
+    /// ```
+    /// use fiefdom::Status;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.pause().await?;
+    /// assert_eq!(build.record().await?.status, Status::Paused);
+    /// build.unpause().await?;
+    /// assert_eq!(build.record().await?.status, Status::Pending); // nobody works on it
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Transition`] when it is `starting`, interrupted or at its end, and those of
@@ -117,7 +133,7 @@ impl<I: Instance> InstanceRef<I> {
     /// Lets the instance go on after a pause, with the event `job.unpaused`. Its status becomes
     /// `running` when somebody works on it (the runner does, or whoever waits for
     /// [`InstanceRef::cancelled`]); else `pending` when it was never begun, and `interrupted` when it
-    /// was. Does nothing when it is not paused.
+    /// was. Does nothing when it is not paused. The example is at [`InstanceRef::pause`].
     ///
     /// # Errors
     ///
