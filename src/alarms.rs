@@ -59,11 +59,16 @@ impl<I: Instance> InstanceRef<I> {
     /// other changes, and [`Store::alarms`](crate::Store::alarms), where it comes out.
     ///
     /// ```
-    /// # use fiefdom::{InstanceRef, Untyped, Result};
-    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
     /// let at = chrono::Utc::now() + chrono::TimeDelta::hours(1);
     /// instance.set_alarm(at, "look whether the build has ended").await?;
-    /// # Ok(()) }
+    /// assert!(instance.record().await?.alarm.is_some());
+    /// # store.shutdown().await }
     /// ```
     ///
     /// When the future is dropped: see [`InstanceRef`].

@@ -35,13 +35,17 @@ impl<I: Instance> InstanceRef<I> {
     /// [`InstanceRef::last_checkpoint`] writes it.
     ///
     /// ```
-    /// # use fiefdom::{Checkpoint, InstanceRef, Untyped, Result};
+    /// # use fiefdom::{Checkpoint, NewInstance, Store, Untyped};
     /// # use serde_json::json;
-    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
     /// instance.checkpoint(Checkpoint::new("fetched").message("40 of 90").data(json!({ "next": 41 }))).await?;
     /// let last = instance.last_checkpoint().await?.expect("one was written");
     /// assert_eq!(last.checkpoint.data["next"], 41);
-    /// # Ok(()) }
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors

@@ -83,16 +83,24 @@ impl<I: Instance> InstanceRef<I> {
     /// another: nothing is ever fetched.
     ///
     /// ```
-    /// # use fiefdom::{InstanceRef, Untyped, Result};
+    /// # use fiefdom::{NewInstance, Store, Untyped};
     /// # use serde_json::json;
-    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
+    /// # let (schema, now) = (json!({ "enum": ["yes", "no"] }), std::time::Duration::ZERO);
+    /// # let asked = instance.request_input_within("deploy", "The tests pass. Deploy?", schema, now).await;
+    /// # assert!(asked.is_err());
+    /// # instance.answer("deploy", json!("yes")).await?;
     /// let answer = instance
     ///     .request_input("deploy", "The tests pass. Deploy?", json!({ "enum": ["yes", "no"] }))
     ///     .await?;
     /// if answer == "yes" {
     ///     // …
     /// }
-    /// # Ok(()) }
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors

@@ -282,8 +282,12 @@ impl<I: Instance> InstanceRef<I> {
     /// dropped: see [`InstanceRef`].
     ///
     /// ```
-    /// # use fiefdom::{InstanceRef, Untyped, Result};
-    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
     /// let count = instance
     ///     .update(|state| {
     ///         let next = state["count"].as_u64().unwrap_or(0) + 1;
@@ -291,7 +295,8 @@ impl<I: Instance> InstanceRef<I> {
     ///         next
     ///     })
     ///     .await?;
-    /// # let _ = count; Ok(()) }
+    /// assert_eq!(count, 1);
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors
@@ -313,9 +318,13 @@ impl<I: Instance> InstanceRef<I> {
     /// [`Error::rejected`]. When the future is dropped: see [`InstanceRef`].
     ///
     /// ```
-    /// # use fiefdom::{InstanceRef, Status, Untyped, Result};
+    /// # use fiefdom::{NewInstance, Status, Store, Untyped};
     /// # use serde_json::json;
-    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
     /// instance
     ///     .commit(|tx| {
     ///         tx.state_mut()["result"] = json!("green");
@@ -323,7 +332,7 @@ impl<I: Instance> InstanceRef<I> {
     ///         tx.event("build.done", &json!({ "seconds": 12 }))
     ///     })
     ///     .await?;
-    /// # Ok(()) }
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors

@@ -39,15 +39,18 @@ impl<I: Instance> Store<I> {
     /// eight that were under way each is one or the other.
     ///
     /// ```
-    /// # use fiefdom::{Store, Untyped, Result};
     /// use std::time::Duration;
     /// use fiefdom::{Retention, RetentionRule};
     ///
-    /// # async fn example(store: Store<Untyped>) -> Result<()> {
+    /// # use fiefdom::{Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
     /// let week = Duration::from_secs(7 * 86_400);
     /// let report = store.gc(&Retention::new().rule(RetentionRule::new().older_than(week).keep(50))).await?;
     /// println!("{} deleted, {} bytes freed", report.deleted.len(), report.bytes_freed);
-    /// # Ok(()) }
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors

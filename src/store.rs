@@ -551,8 +551,13 @@ impl<I: Instance> Store<I> {
     /// another did. A clock that is set back delays alarms; one that is set forward brings them early.
     ///
     /// ```
-    /// # use fiefdom::{NewInstance, Result, Store, Untyped};
-    /// # async fn example(store: Store<Untyped>) -> Result<()> {
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
+    /// # instance.set_alarm(chrono::Utc::now(), "a look").await?;
     /// let mut alarms = store.alarms();
     /// while let Some(due) = alarms.next().await {
     ///     let due = match due {
@@ -564,6 +569,7 @@ impl<I: Instance> Store<I> {
     ///     };
     ///     println!("{} wants: {}", due.id(), due.payload::<String>()?);
     ///     due.done().await?; // until then, it comes again
+    /// #   store.shutdown().await?;
     /// }
     /// # Ok(()) }
     /// ```
@@ -604,12 +610,17 @@ impl<I: Instance> Store<I> {
     /// use futures::StreamExt;
     /// # use serde_json::Value;
     ///
-    /// # async fn example(store: Store<Untyped>) -> Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
     /// let mut changes = store.changes(); // before the listing, so that there is no gap
     /// let mut cache = HashMap::new();
     /// for record in store.list(Filter::default()).await?.records {
     ///     cache.insert(record.id.clone(), (record.uid, record.revision));
     /// }
+    /// # store.create(fiefdom::NewInstance::new()).await?;
+    /// # store.shutdown().await?;
     /// while let Some(change) = changes.next().await {
     ///     match change {
     ///         Ok(change) if change.deleted => {
@@ -633,6 +644,7 @@ impl<I: Instance> Store<I> {
     ///         }
     ///     }
     /// }
+    /// # assert_eq!(cache.len(), 1);
     /// # Ok(()) }
     /// ```
     pub fn changes(&self) -> impl Stream<Item = std::result::Result<Change, Lagged>> + Send + Unpin + use<I> {

@@ -30,11 +30,15 @@ impl<I: Instance> Store<I> {
     /// When the future is dropped the export goes on to its end.
     ///
     /// ```
-    /// # use fiefdom::{Store, Untyped, Result, InstanceId};
-    /// # async fn example(store: Store<Untyped>, id: InstanceId) -> Result<()> {
-    /// let (bytes, exported) = store.export(&id, Vec::new()).await?;
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::new()).await?;
+    /// let (bytes, exported) = store.export(build.id(), Vec::new()).await?;
     /// println!("revision {} in {} bytes", exported.revision, bytes.len());
-    /// # Ok(()) }
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors

@@ -46,12 +46,18 @@ impl<I: Instance> Store<I> {
     /// goes is tried again for about a second.
     ///
     /// ```
-    /// # use fiefdom::control::Operation;
-    /// # use fiefdom::{InstanceId, Result, Store, Untyped};
-    /// # async fn example(store: Store<Untyped>, id: InstanceId) -> Result<()> {
-    /// let done = store.control(&id, Operation::Pause).await?;
-    /// println!("{} is {}", id, done.record.status);
-    /// # Ok(()) }
+    /// use fiefdom::control::Operation;
+    /// use fiefdom::{NewInstance, Status, Store, Untyped};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let done = store.control(&"build-42".parse()?, Operation::Pause).await?;
+    /// assert_eq!(done.record.status, Status::Paused);
+    /// println!("by {:?}", done.owner); // none: it was this store
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors
