@@ -59,11 +59,16 @@ impl<I: Instance> InstanceRef<I> {
     /// other changes, and [`Store::alarms`](crate::Store::alarms), where it comes out.
     ///
     /// ```
-    /// # use fiefdom::{InstanceRef, Untyped, Result};
-    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
     /// let at = chrono::Utc::now() + chrono::TimeDelta::hours(1);
     /// instance.set_alarm(at, "look whether the build has ended").await?;
-    /// # Ok(()) }
+    /// assert!(instance.record().await?.alarm.is_some());
+    /// # store.shutdown().await }
     /// ```
     ///
     /// When the future is dropped: see [`InstanceRef`].
@@ -77,6 +82,21 @@ impl<I: Instance> InstanceRef<I> {
 
     /// Takes the alarm back; says whether there was one. One that has been handed out already is
     /// with whoever has it.
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.set_alarm(Utc::now() + TimeDelta::hours(1), "look again").await?;
+    /// assert!(build.clear_alarm().await?);
+    /// assert!(build.record().await?.alarm.is_none());
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -155,6 +175,19 @@ impl<I: Instance> Alarms<I> {
 
     /// How soon an alarm is handed out again that was dropped without [`DueAlarm::done`].
     /// Default: 5 s. (Another process that waits for it may have it sooner.)
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// let alarms = store.alarms().redeliver_after(Duration::from_secs(60));
+    /// # drop(alarms);
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn redeliver_after(mut self, delay: Duration) -> Self {
         self.redeliver_after = delay;
@@ -195,6 +228,24 @@ impl<I: Instance> Alarms<I> {
 
     /// The same as a stream, to work on several at once with what `futures` has for that. It ends when
     /// the store is shut down.
+    ///
+    /// ```
+    /// use chrono::Utc;
+    /// use futures::{StreamExt as _, TryStreamExt as _};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.set_alarm(Utc::now(), "look again").await?;
+    /// let alarms = store.alarms().into_stream();
+    /// let fired = alarms.take(1).try_for_each_concurrent(8, |due| due.done()); // eight at once
+    /// fired.await?;
+    /// assert!(build.record().await?.alarm.is_none());
+    /// # store.shutdown().await }
+    /// ```
     pub fn into_stream(self) -> impl Stream<Item = Result<DueAlarm<I>>> + Send + Unpin {
         stream::unfold(self, |mut alarms| async move { alarms.next().await.map(|item| (item, alarms)) }).boxed()
     }
@@ -294,6 +345,26 @@ impl<I: Instance> Alarms<I> {
 
 /// An alarm that is due, in the hands of whoever acts on it. Until it is dropped nobody else gets
 /// it, and the instance stays live here.
+///
+/// ```
+/// use chrono::Utc;
+///
+/// # use fiefdom::{NewInstance, Store, Untyped};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let store = Store::open(dir.path(), Untyped).await?;
+/// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+/// build.set_alarm(Utc::now(), "look again").await?;
+/// let mut alarms = store.alarms();
+/// let due = alarms.next().await.expect("the store is open")?;
+/// assert_eq!((due.id(), due.payload::<String>()?.as_str()), (build.id(), "look again"));
+/// assert!(due.at() <= Utc::now() && due.alarm().revision == 1);
+///
+/// due.instance().update(|state| state["looked"] = true.into()).await?;
+/// due.done().await?; // dropped without this, it comes again
+/// # store.shutdown().await }
+/// ```
 pub struct DueAlarm<I: Instance> {
     instance: InstanceRef<I>,
     engine: Arc<Engine>,

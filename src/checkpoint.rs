@@ -35,13 +35,17 @@ impl<I: Instance> InstanceRef<I> {
     /// [`InstanceRef::last_checkpoint`] writes it.
     ///
     /// ```
-    /// # use fiefdom::{Checkpoint, InstanceRef, Untyped, Result};
+    /// # use fiefdom::{Checkpoint, NewInstance, Store, Untyped};
     /// # use serde_json::json;
-    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
     /// instance.checkpoint(Checkpoint::new("fetched").message("40 of 90").data(json!({ "next": 41 }))).await?;
     /// let last = instance.last_checkpoint().await?.expect("one was written");
     /// assert_eq!(last.checkpoint.data["next"], 41);
-    /// # Ok(()) }
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors
@@ -71,6 +75,24 @@ impl<I: Instance> InstanceRef<I> {
 
     /// The last checkpoint that was written, by whichever attempt and process; none when there was
     /// none. Its file is written anew if it is missing or behind, also when the future is dropped.
+    ///
+    /// ```
+    /// use fiefdom::Checkpoint;
+    /// use serde_json::json;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// assert!(build.last_checkpoint().await?.is_none()); // it has just begun
+    /// build.checkpoint(Checkpoint::new("fetched").data(json!({ "next": 41 }))).await?;
+    ///
+    /// let last = build.last_checkpoint().await?.expect("one was written");
+    /// assert_eq!((last.checkpoint.step.as_str(), last.seq), ("fetched", 1));
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///

@@ -14,7 +14,9 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::record::{InstanceId, Status};
-use advice::{After, At, Found, Then, larger, more, remedy};
+use advice::{After, At, Found, Then, larger, listing, more, remedy};
+
+pub(crate) use advice::command;
 
 /// What the functions of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -47,11 +49,11 @@ pub enum Error {
         reason: String,
     },
     /// There is no such instance.
-    #[error("there is no instance {id:?} in {}; `fiefdom ls` lists those that exist", root.display())]
+    #[error("there is no instance {id:?} in {}; `{}` lists those that exist", root.display(), listing(root))]
     NotFound {
         /// The id that was asked for.
         id: InstanceId,
-        /// Where it was looked for.
+        /// Where it was looked for: the directory `instances/` of a root.
         root: PathBuf,
     },
     /// `create` never overwrites.
@@ -325,6 +327,15 @@ impl Error {
     }
 
     /// What the system said, when this is an error of a system call, or was caused by one.
+    ///
+    /// ```
+    /// use fiefdom::Error;
+    ///
+    /// fn is_worth_waiting_for(error: &Error) -> bool {
+    ///     error.io_kind() == Some(std::io::ErrorKind::StorageFull)
+    /// }
+    /// # assert!(!is_worth_waiting_for(&Error::Closed));
+    /// ```
     #[must_use]
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {

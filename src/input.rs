@@ -83,16 +83,24 @@ impl<I: Instance> InstanceRef<I> {
     /// another: nothing is ever fetched.
     ///
     /// ```
-    /// # use fiefdom::{InstanceRef, Untyped, Result};
+    /// # use fiefdom::{NewInstance, Store, Untyped};
     /// # use serde_json::json;
-    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
+    /// # let (schema, now) = (json!({ "enum": ["yes", "no"] }), std::time::Duration::ZERO);
+    /// # let asked = instance.request_input_within("deploy", "The tests pass. Deploy?", schema, now).await;
+    /// # assert!(asked.is_err());
+    /// # instance.answer("deploy", json!("yes")).await?;
     /// let answer = instance
     ///     .request_input("deploy", "The tests pass. Deploy?", json!({ "enum": ["yes", "no"] }))
     ///     .await?;
     /// if answer == "yes" {
     ///     // …
     /// }
-    /// # Ok(()) }
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors
@@ -156,6 +164,27 @@ impl<I: Instance> InstanceRef<I> {
     /// It changes no status: an instance that nobody is at work on stays `waiting` until somebody
     /// asks again, and gets the answer.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use fiefdom::Error;
+    /// use serde_json::json;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let schema = json!({ "enum": ["yes", "no"] });
+    /// # let asked = build.request_input_within("deploy", "Deploy?", schema, Duration::ZERO).await;
+    /// # assert!(asked.is_err());
+    /// // … somebody waits in `request_input("deploy", "Deploy?", schema)`
+    /// let unfit = build.answer("deploy", json!("perhaps")).await;
+    /// assert!(matches!(unfit, Err(Error::InvalidInput { .. })));
+    /// build.answer("deploy", json!("yes")).await?;
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidInput`] when nothing open has that key (the message names those that are), or
@@ -172,6 +201,23 @@ impl<I: Instance> InstanceRef<I> {
 
     /// Takes a question back, open or answered, with its file; its events stay. Whoever waits for it
     /// gets [`Error::NotAnswered`]. Says whether there was one.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use serde_json::json;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// # let asked = build.request_input_within("deploy", "Deploy?", json!(true), Duration::ZERO).await;
+    /// # assert!(asked.is_err());
+    /// assert!(build.withdraw_input("deploy").await?); // the question, and its answer if there is one
+    /// assert!(!build.withdraw_input("deploy").await?);
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -196,6 +242,26 @@ impl<I: Instance> InstanceRef<I> {
 
     /// The questions that are open, in the order in which they were asked. Files of them that are
     /// missing or behind are written anew.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use serde_json::json;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// # let asked = build.request_input_within("deploy", "Deploy?", json!(true), Duration::ZERO).await;
+    /// # assert!(asked.is_err());
+    /// for question in build.input_requests().await? {
+    ///     println!("{}: {}", question.key, question.prompt);
+    ///     build.answer(&question.key, json!("yes")).await?;
+    /// }
+    /// assert!(build.input_requests().await?.is_empty());
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///

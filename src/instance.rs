@@ -101,6 +101,12 @@ pub enum SubDir {
 
 impl SubDir {
     /// Its name, below [`InstanceRef::path`].
+    ///
+    /// ```
+    /// use fiefdom::SubDir;
+    ///
+    /// assert_eq!(SubDir::SidecarData.name(), "sidecar-data");
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -127,6 +133,18 @@ impl<I: Instance> InstanceRef<I> {
     }
 
     /// The id.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let same = store.get(build.id()).await?;
+    /// assert_eq!(same.id().as_str(), "build-42");
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn id(&self) -> &InstanceId {
         &self.id
@@ -166,6 +184,23 @@ impl<I: Instance> InstanceRef<I> {
     /// The last durable record, as an immutable snapshot: nothing is copied, and the actor is not asked.
     /// It has every change that has returned, and none that is not durable yet.
     ///
+    /// ```
+    /// use fiefdom::Status;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let record = build.record().await?;
+    /// assert_eq!((record.status, record.revision), (Status::Pending, 0));
+    /// build.append("step.begun", "compile").await?;
+    /// assert_eq!(record.revision, 0); // a snapshot stays as it is
+    /// assert_eq!(build.record().await?.revision, 1);
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// When the instance cannot be brought to life: see [`InstanceRef`].
@@ -185,6 +220,20 @@ impl<I: Instance> InstanceRef<I> {
     }
 
     /// A copy of the last durable state.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.update(|state| state["step"] = "compile".into()).await?;
+    /// let mut copy = build.state().await?;
+    /// copy["step"] = "test".into(); // changes the copy alone
+    /// assert_eq!(build.state().await?["step"], "compile");
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -222,8 +271,12 @@ impl<I: Instance> InstanceRef<I> {
     /// dropped: see [`InstanceRef`].
     ///
     /// ```
-    /// # use fiefdom::{InstanceRef, Untyped, Result};
-    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
     /// let count = instance
     ///     .update(|state| {
     ///         let next = state["count"].as_u64().unwrap_or(0) + 1;
@@ -231,7 +284,8 @@ impl<I: Instance> InstanceRef<I> {
     ///         next
     ///     })
     ///     .await?;
-    /// # let _ = count; Ok(()) }
+    /// assert_eq!(count, 1);
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors
@@ -253,9 +307,13 @@ impl<I: Instance> InstanceRef<I> {
     /// [`Error::rejected`]. When the future is dropped: see [`InstanceRef`].
     ///
     /// ```
-    /// # use fiefdom::{InstanceRef, Status, Untyped, Result};
+    /// # use fiefdom::{NewInstance, Status, Store, Untyped};
     /// # use serde_json::json;
-    /// # async fn example(instance: InstanceRef<Untyped>) -> Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
     /// instance
     ///     .commit(|tx| {
     ///         tx.state_mut()["result"] = json!("green");
@@ -263,7 +321,7 @@ impl<I: Instance> InstanceRef<I> {
     ///         tx.event("build.done", &json!({ "seconds": 12 }))
     ///     })
     ///     .await?;
-    /// # Ok(()) }
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors
@@ -287,6 +345,23 @@ impl<I: Instance> InstanceRef<I> {
     }
 
     /// Moves the instance to `next`, with a reason for people, as [`Transaction::set_status`] does.
+    ///
+    /// ```
+    /// use fiefdom::{Error, Status};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.transition(Status::Running, None).await?;
+    /// build.transition(Status::Succeeded, Some("all tests pass")).await?;
+    ///
+    /// let again = build.transition(Status::Running, None).await; // its life is over
+    /// assert!(matches!(again, Err(Error::Transition { .. })));
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -314,6 +389,19 @@ impl<I: Instance> InstanceRef<I> {
 
     /// Keeps the instance live until the guard is dropped. When the future is dropped, it is not kept.
     ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let awake = build.keep_awake().await?;
+    /// // A pause of any length: its state stays in memory, and no other process can take it.
+    /// drop(awake);
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// When the instance cannot be brought to life: see [`InstanceRef`].
@@ -328,6 +416,27 @@ impl<I: Instance> InstanceRef<I> {
     /// true for them. It is for them to act on it. The request is not durable: it is forgotten when
     /// the instance is let go.
     ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let work = tokio::spawn({
+    ///     let build = build.clone();
+    ///     async move {
+    ///         tokio::select! {
+    ///             () = build.cancelled() => "stopped",
+    ///             () = std::future::pending() => "done", // the work
+    ///         }
+    ///     }
+    /// });
+    /// build.cancel().await?;
+    /// assert_eq!(work.await.unwrap(), "stopped");
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// When the instance cannot be brought to life: see [`InstanceRef`].
@@ -338,7 +447,8 @@ impl<I: Instance> InstanceRef<I> {
     }
 
     /// Waits until somebody calls [`InstanceRef::cancel`], and keeps the instance awake meanwhile.
-    /// When the instance cannot be brought to life it waits for ever. Cancel safe.
+    /// When the instance cannot be brought to life it waits for ever. Cancel safe. The example is at
+    /// [`InstanceRef::cancel`].
     pub async fn cancelled(&self) {
         if let Ok((live, permit)) = self.admitted().await
             && let Some(_hold) = live.core.admission.hold()
@@ -352,6 +462,21 @@ impl<I: Instance> InstanceRef<I> {
 
     /// The path of a directory of the instance, made if it is missing (mode 0700). When the future is
     /// dropped it may have been made.
+    ///
+    /// ```
+    /// use fiefdom::SubDir;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let workspace = build.dir(SubDir::Workspace).await?;
+    /// std::fs::write(workspace.join("main.rs"), "fn main() {}").unwrap();
+    /// assert_eq!(workspace, build.path().join("workspace"));
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -369,6 +494,18 @@ impl<I: Instance> InstanceRef<I> {
     /// Writes `bytes` to `output/<name>`, in one step and durably, replacing what was there.
     /// Returns the path. It is a file, not a commit: the record does not know of it, and the size is
     /// limited by the disk alone. When the future is dropped it goes on to its end.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let path = build.put_artifact("pr_url.txt", "https://example.org/pull/7\n").await?;
+    /// assert_eq!(path, build.path().join("output/pr_url.txt"));
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -458,6 +595,23 @@ impl<I: Instance> Session<I> {
     }
 
     /// The instance alone.
+    ///
+    /// ```
+    /// use fiefdom::{InstanceRef, Session};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// async fn begin(build: InstanceRef<Untyped>) -> fiefdom::Result<u64> {
+    ///     build.append("build.begun", ()).await
+    /// }
+    /// let session: Session<Untyped> = store.session(build.id()).await?;
+    /// begin(session.instance().clone()).await?; // where the prepared value is not needed
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn instance(&self) -> &InstanceRef<I> {
         &self.instance

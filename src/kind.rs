@@ -158,6 +158,7 @@ pub trait Instance: Send + Sync + 'static {
 /// use fiefdom::NewInstance;
 ///
 /// let new = NewInstance::with_id("build-42".parse()?).name("nightly").tag("branch", "main");
+/// let another = NewInstance::new(); // its id is generated
 /// # Ok::<(), fiefdom::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -200,6 +201,17 @@ impl NewInstance {
     }
 
     /// Retention leaves the instance alone. Default: it does not.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// let keep = store.create(NewInstance::new().pinned()).await?;
+    /// assert!(keep.record().await?.pinned);
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn pinned(mut self) -> Self {
         self.pinned = true;
@@ -207,6 +219,20 @@ impl NewInstance {
     }
 
     /// What [`Instance::initial`] is told, as JSON. Default: `null`.
+    ///
+    /// ```
+    /// use serde_json::json;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// // The state of an untyped instance is its input.
+    /// let job = store.create(NewInstance::new().input(json!({ "url": "https://example.org" }))).await?;
+    /// assert_eq!(job.state().await?["url"], "https://example.org");
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn input(mut self, input: Value) -> Self {
         self.input = input;
@@ -214,6 +240,22 @@ impl NewInstance {
     }
 
     /// When the creation is acknowledged. Default: [`Options::durability`](crate::Options::durability).
+    ///
+    /// ```
+    /// use fiefdom::Durability;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// // Thousands that could be made again: they survive the process, and a power cut perhaps not.
+    /// for n in 0..10 {
+    ///     let id = format!("page-{n}").parse()?;
+    ///     store.create(NewInstance::with_id(id).durability(Durability::Os)).await?;
+    /// }
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn durability(mut self, level: Durability) -> Self {
         self.durability = Some(level);
@@ -221,6 +263,17 @@ impl NewInstance {
     }
 
     /// Another kind than that of the store: only [`Untyped`] stores make such instances.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// let note = store.create(NewInstance::new().kind("note")).await?;
+    /// assert_eq!(note.record().await?.kind, "note");
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn kind(mut self, kind: impl Into<String>) -> Self {
         self.kind = Some(kind.into());
@@ -228,6 +281,21 @@ impl NewInstance {
     }
 
     /// What [`Instance::initial`] is told, as a typed value.
+    ///
+    /// ```
+    /// use fiefdom::NewInstance;
+    /// use serde_json::json;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Fetch {
+    ///     url: String,
+    /// }
+    ///
+    /// let new = NewInstance::new().input(json!({ "url": "https://example.org" }));
+    /// let fetch: Fetch = new.input_as()?; // in `Instance::initial`
+    /// assert_eq!(fetch.url, "https://example.org");
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -249,6 +317,15 @@ pub struct Untyped;
 
 impl Untyped {
     /// Reads a JSON text as strictly as a record is read.
+    ///
+    /// ```
+    /// use fiefdom::{Error, Untyped};
+    ///
+    /// assert_eq!(Untyped::parse(r#"{ "n": 1 }"#)?["n"], 1);
+    /// let twice = Untyped::parse(r#"{ "n": 1, "n": 2 }"#); // serde_json would take the last
+    /// assert!(matches!(twice, Err(Error::InvalidInput { .. })));
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -118,6 +118,23 @@ impl Migration {
     }
 
     /// Looks at these instances alone. One that does not exist is reported as failed.
+    ///
+    /// ```
+    /// use fiefdom::Migration;
+    /// use fiefdom::jobs::CommandJob;
+    /// use futures::StreamExt as _;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let migration = Migration::new().kind::<CommandJob>().only([build.id().clone()]);
+    /// let looked_at: Vec<_> = migration.run(&store).await?.collect().await;
+    /// assert_eq!(looked_at.len(), 1);
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn only(mut self, ids: impl IntoIterator<Item = InstanceId>) -> Self {
         self.only = Some(ids.into_iter().collect());
@@ -166,6 +183,25 @@ impl Migration {
     /// Runs the steps in memory and writes nothing, anywhere. It takes no lock, so it does not find
     /// out who is locked, and it does not see commits that a dead process has left in its log alone.
     /// The iterator blocks: use it on a thread that may, or in a tool.
+    ///
+    /// ```
+    /// use fiefdom::{Migration, MigrationOutcome, View};
+    /// use fiefdom::jobs::CommandJob;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let view = View::open(dir.path())?;
+    /// for one in Migration::new().kind::<CommandJob>().rehearse(&view)? {
+    ///     if let MigrationOutcome::Failed(error) = one.outcome {
+    ///         println!("{} would stay as it is: {error}", one.id);
+    ///     }
+    /// }
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -265,6 +301,27 @@ pub struct Migrating {
 impl Migrating {
     /// How many instances are looked at, for a progress bar. One that is deleted meanwhile is
     /// counted here, and not yielded.
+    ///
+    /// ```
+    /// use fiefdom::Migration;
+    /// use fiefdom::jobs::CommandJob;
+    /// use futures::StreamExt as _;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let mut run = Migration::new().kind::<CommandJob>().run(&store).await?;
+    /// let (mut done, total) = (0, run.total());
+    /// while run.next().await.is_some() {
+    ///     done += 1;
+    ///     eprintln!("{done} of {total}");
+    /// }
+    /// # assert_eq!((done, total), (1, 1));
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn total(&self) -> usize {
         self.total

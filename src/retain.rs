@@ -39,15 +39,18 @@ impl<I: Instance> Store<I> {
     /// eight that were under way each is one or the other.
     ///
     /// ```
-    /// # use fiefdom::{Store, Untyped, Result};
     /// use std::time::Duration;
     /// use fiefdom::{Retention, RetentionRule};
     ///
-    /// # async fn example(store: Store<Untyped>) -> Result<()> {
+    /// # use fiefdom::{Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
     /// let week = Duration::from_secs(7 * 86_400);
     /// let report = store.gc(&Retention::new().rule(RetentionRule::new().older_than(week).keep(50))).await?;
     /// println!("{} deleted, {} bytes freed", report.deleted.len(), report.bytes_freed);
-    /// # Ok(()) }
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors
@@ -63,6 +66,21 @@ impl<I: Instance> Store<I> {
     /// [`Store::gc`] with a progress report: `watch` is told after each instance how many of those that
     /// are due are done, and how many are due.
     ///
+    /// ```
+    /// use fiefdom::{Retention, RetentionRule};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let policy = Retention::new().rule(RetentionRule::new());
+    /// let report = store.gc_watched(&policy, |done, due| eprintln!("{done} of {due}")).await?;
+    /// assert!(report.deleted.is_empty()); // nothing is over
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`Store::gc`].
@@ -72,6 +90,26 @@ impl<I: Instance> Store<I> {
 
     /// What [`Store::gc`] would delete now. No instance is changed; the files of this process are brought
     /// up to date before.
+    ///
+    /// ```
+    /// use fiefdom::{RefusedReason, Retention, RetentionRule, Status};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.commit(|tx| {
+    ///     tx.set_pinned(true);
+    ///     tx.set_status(Status::Cancelled, None)
+    /// }).await?;
+    /// let policy = Retention::new().rule(RetentionRule::new());
+    /// let report = store.gc_dry_run(&policy).await?;
+    /// assert!(report.dry_run && report.deleted.is_empty());
+    /// assert!(matches!(report.refused[0].reason, RefusedReason::Pinned));
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -84,6 +122,21 @@ impl<I: Instance> Store<I> {
 
     /// Runs [`Store::gc`] now and then: the first time after `every`, and again `every` after each
     /// end (at least one second). It ends with [`GcTask::stop`], and with the store.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use fiefdom::{Retention, RetentionRule};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// const DAY: Duration = Duration::from_secs(86_400);
+    /// let weeks = RetentionRule::new().older_than(28 * DAY);
+    /// store.gc_every(Retention::new().rule(weeks), DAY)?; // until the store is shut down
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -124,6 +177,26 @@ impl<I: Instance> Store<I> {
 }
 
 /// A retention that runs in the background: see [`Store::gc_every`]. Dropping this does not end it.
+///
+/// ```
+/// use std::time::Duration;
+/// use fiefdom::{Retention, RetentionRule};
+///
+/// # use fiefdom::{NewInstance, Store, Untyped};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let store = Store::open(dir.path(), Untyped).await?;
+/// const HOUR: Duration = Duration::from_secs(3_600);
+/// let policy = Retention::new().rule(RetentionRule::new().older_than(24 * HOUR));
+/// let task = store.gc_every(policy, HOUR)?;
+/// // … for a page of health, say:
+/// if let Some(Err(error)) = task.last() {
+///     eprintln!("the last retention failed: {error}");
+/// }
+/// task.stop();
+/// # store.shutdown().await }
+/// ```
 #[derive(Clone, Debug)]
 pub struct GcTask {
     stop: CancellationToken,
@@ -146,6 +219,22 @@ impl GcTask {
 impl View {
     /// What [`Store::gc`] would delete now, without a lock and without a change. It blocks, as every
     /// function of a view does.
+    ///
+    /// ```
+    /// use fiefdom::{Retention, RetentionRule, View};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// # store.shutdown().await?;
+    /// let report = View::open(dir.path())?.gc_dry_run(&Retention::new().rule(RetentionRule::new()))?;
+    /// println!("{} could go, and free {} bytes", report.deleted.len(), report.bytes_freed);
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///

@@ -48,6 +48,18 @@ impl DataRoot {
 
     /// `<name>` in the nearest directory, from the current one upwards, that holds `.git`.
     ///
+    /// ```
+    /// use fiefdom::DataRoot;
+    ///
+    /// // The project that the tool is run in, else the user's own.
+    /// let root = match DataRoot::in_project(".my-tool") {
+    ///     Ok(root) => root,
+    ///     Err(_) => DataRoot::from_env("MY_TOOL_DATA_DIR", ".my-tool")?,
+    /// };
+    /// println!("instances are in {}", root.path().display());
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Root`] when there is none; [`Error::Io`] when there is no current directory.
@@ -67,6 +79,13 @@ impl DataRoot {
     }
 
     /// The path, as it was given.
+    ///
+    /// ```
+    /// use std::path::Path;
+    /// use fiefdom::DataRoot;
+    ///
+    /// assert_eq!(DataRoot::at("/var/lib/my-tool").path(), Path::new("/var/lib/my-tool"));
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0

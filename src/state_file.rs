@@ -140,6 +140,23 @@ impl<T: FileState> StateFile<T> {
     }
 
     /// How long an update waits for its turn. Default: 30 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # use fiefdom::{BoxError, FileState, StateFile};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Default, Serialize, Deserialize)]
+    /// # struct Preferences { columns: u16 }
+    /// # impl FileState for Preferences { const KIND: &'static str = "preferences"; }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("preferences.json");
+    /// let file = StateFile::<Preferences>::at(&path).wait_at_most(Duration::from_secs(2));
+    /// # file.update(|preferences| preferences.columns = 1).await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn wait_at_most(mut self, wait: Duration) -> Self {
         self.wait = wait;
@@ -191,6 +208,28 @@ impl<T: FileState> StateFile<T> {
 
     /// [`StateFile::update`] with a closure that may refuse: then its error is returned as
     /// [`Error::Rejected`]. When the future is dropped: as [`StateFile::update`].
+    ///
+    /// ```
+    /// use fiefdom::Error;
+    ///
+    /// # use fiefdom::{BoxError, FileState, StateFile};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Default, Serialize, Deserialize)]
+    /// # struct Preferences { columns: u16 }
+    /// # impl FileState for Preferences { const KIND: &'static str = "preferences"; }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("preferences.json");
+    /// let file = StateFile::<Preferences>::at(&path);
+    /// let fewer = file.try_update(|preferences| {
+    ///     preferences.columns = preferences.columns.checked_sub(1).ok_or("there is no column")?;
+    ///     Ok(preferences.columns)
+    /// });
+    /// assert!(matches!(fewer.await, Err(Error::Rejected { .. })));
+    /// assert!(!path.exists()); // nothing was written
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///

@@ -120,6 +120,20 @@ impl<I: Instance> Store<I> {
 
     /// [`Store::open`] with settings.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use fiefdom::{Options, Store, Untyped};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let mut options = Options::default();
+    /// options.live_instances = 500;
+    /// options.idle_after = Duration::from_secs(5);
+    /// let store = Store::open_with(dir.path(), Untyped, options).await?;
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`Store::open`].
@@ -138,6 +152,19 @@ impl<I: Instance> Store<I> {
     /// The same open root as a store of another kind. An instance is live as one kind at a
     /// time: while it is, a store of another kind gets [`Error::KindMismatch`] for it.
     ///
+    /// ```
+    /// use fiefdom::jobs::CommandJob;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// let jobs = store.of_kind(CommandJob).await?; // the same root, log and limits
+    /// assert!(jobs.list(fiefdom::Filter::default()).await?.records.is_empty()); // no job yet
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Closed`].
@@ -150,6 +177,28 @@ impl<I: Instance> Store<I> {
     }
 
     /// The kind, as it was given when the store was opened.
+    ///
+    /// ```
+    /// # use fiefdom::{BoxError, Instance, NewInstance, Store};
+    /// # struct Greeter(&'static str);
+    /// # impl Instance for Greeter {
+    /// # const KIND: &'static str = "greeter";
+    /// # type State = u64;
+    /// # type Prepared = String;
+    /// # // …
+    /// # async fn prepare(&self) -> Result<String, BoxError> {
+    /// # Ok(format!("{}!", self.0)) // takes long, in a real one
+    /// # }
+    /// # fn initial(&self, _: &String, _: &NewInstance) -> Result<u64, BoxError> { Ok(0) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// // `Greeter(&'static str)` is an `Instance`.
+    /// let store = Store::open(dir.path(), Greeter("hello")).await?;
+    /// assert_eq!(store.kind().0, "hello");
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn kind(&self) -> &Arc<I> {
         &self.kind
@@ -157,6 +206,30 @@ impl<I: Instance> Store<I> {
 
     /// What is prepared once for all sessions; made now if it was not. When the future is dropped the
     /// preparation goes on, and the next use has it.
+    ///
+    /// ```
+    /// use fiefdom::{BoxError, Instance, NewInstance, Store};
+    ///
+    /// struct Greeter(&'static str);
+    ///
+    /// impl Instance for Greeter {
+    ///     # const KIND: &'static str = "greeter";
+    ///     # type State = u64;
+    ///     type Prepared = String;
+    ///     // …
+    ///     async fn prepare(&self) -> Result<String, BoxError> {
+    ///         Ok(format!("{}!", self.0)) // takes long, in a real one
+    ///     }
+    ///     # fn initial(&self, _: &String, _: &NewInstance) -> Result<u64, BoxError> { Ok(0) }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = Store::open(dir.path(), Greeter("hello")).await?;
+    /// assert_eq!(*store.prepared().await?, "hello!"); // or the first session makes it
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -168,6 +241,30 @@ impl<I: Instance> Store<I> {
 
     /// Prepares anew. New sessions get the new value; old ones keep theirs. When the future is dropped
     /// the preparation goes on, and its value counts.
+    ///
+    /// ```
+    /// # use fiefdom::{BoxError, Instance, NewInstance, Store};
+    /// # struct Greeter(&'static str);
+    /// # impl Instance for Greeter {
+    /// # const KIND: &'static str = "greeter";
+    /// # type State = u64;
+    /// # type Prepared = String;
+    /// # // …
+    /// # async fn prepare(&self) -> Result<String, BoxError> {
+    /// # Ok(format!("{}!", self.0)) // takes long, in a real one
+    /// # }
+    /// # fn initial(&self, _: &String, _: &NewInstance) -> Result<u64, BoxError> { Ok(0) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = Store::open(dir.path(), Greeter("hello")).await?;
+    /// let before = store.create(NewInstance::new()).await?;
+    /// store.refresh().await?; // a token has expired, say
+    /// let after = store.create(NewInstance::new()).await?;
+    /// assert!(!std::sync::Arc::ptr_eq(before.prepared(), after.prepared()));
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -239,6 +336,23 @@ impl<I: Instance> Store<I> {
 
     /// A handle on an instance, which is brought to life to see that it is there and usable.
     ///
+    /// ```
+    /// use fiefdom::Error;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let build = store.get(&"build-42".parse()?).await?;
+    /// assert_eq!(build.id().as_str(), "build-42");
+    ///
+    /// let none = store.get(&"build-43".parse()?).await;
+    /// assert!(matches!(none, Err(Error::NotFound { .. })));
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`InstanceRef`].
@@ -250,6 +364,21 @@ impl<I: Instance> Store<I> {
 
     /// [`Store::get`], with the prepared value beside it.
     ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// # store.shutdown().await?;
+    /// let store = Store::open(dir.path(), Untyped).await?; // after a restart
+    /// let build = store.session(&"build-42".parse()?).await?;
+    /// let () = **build.prepared(); // an untyped kind prepares nothing
+    /// build.append("build.resumed", ()).await?;
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`InstanceRef`], and [`Error::Prepare`].
@@ -260,6 +389,21 @@ impl<I: Instance> Store<I> {
 
     /// The instance that `new` names if there is one, with whatever state it has; else a new one.
     /// Of several simultaneous first calls one makes it, and all get it.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// let id: fiefdom::InstanceId = "tenant-7".parse()?;
+    /// let tenant = store.get_or_create(NewInstance::with_id(id.clone())).await?;
+    /// tenant.update(|state| state["visits"] = 1.into()).await?;
+    ///
+    /// let again = store.get_or_create(NewInstance::with_id(id)).await?;
+    /// assert_eq!(again.state().await?["visits"], 1);
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -283,6 +427,21 @@ impl<I: Instance> Store<I> {
     /// When the future is dropped, a deletion that was begun goes on; files of it may stay in the trash
     /// until a later checkpoint or recovery.
     ///
+    /// ```
+    /// use fiefdom::Error;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// store.delete(build.id()).await?;
+    /// assert!(!build.path().exists());
+    /// assert!(matches!(build.state().await, Err(Error::NotFound { .. })));
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`InstanceRef`] and [`Error::NotApplied`]: the instance lives on. [`Error::Unknown`]
@@ -301,6 +460,26 @@ impl<I: Instance> Store<I> {
     /// are brought up to date before; those of other processes lag as [`View`] says. No instance is
     /// brought to life.
     ///
+    /// ```
+    /// use fiefdom::{Filter, Status};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let mut filter = Filter::default();
+    /// filter.statuses = vec![Status::Pending];
+    /// filter.limit = Some(20);
+    /// let listing = store.list(filter).await?;
+    /// assert_eq!(listing.records[0].id, *build.id());
+    /// for (id, error) in &listing.damaged {
+    ///     eprintln!("{id}: {error}");
+    /// }
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`Store::flush`], and [`Error::Io`]. A record that cannot be read is not an error: it is
@@ -315,6 +494,20 @@ impl<I: Instance> Store<I> {
     }
 
     /// The root, to read it without locks.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// store.flush().await?; // the files may be 100 ms behind
+    /// let (view, id) = (store.view(), build.id().clone());
+    /// let record = tokio::task::spawn_blocking(move || view.record(&id)).await.unwrap()?;
+    /// assert_eq!(record.kind, "untyped");
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn view(&self) -> View {
         View::on(Arc::clone(&self.engine.ground.root))
@@ -323,6 +516,20 @@ impl<I: Instance> Store<I> {
     /// Brings the files of every instance of this process up to its last commit. They are written, not
     /// flushed to the disk: what is durable is in the log. When the future is dropped it goes on to
     /// its end.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.update(|state| state["step"] = "compile".into()).await?; // durable, in the log
+    /// store.flush().await?;
+    /// let file = std::fs::read_to_string(build.path().join("instance.json")).unwrap();
+    /// assert!(file.contains("compile"));
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -345,8 +552,13 @@ impl<I: Instance> Store<I> {
     /// another did. A clock that is set back delays alarms; one that is set forward brings them early.
     ///
     /// ```
-    /// # use fiefdom::{NewInstance, Result, Store, Untyped};
-    /// # async fn example(store: Store<Untyped>) -> Result<()> {
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let instance = store.create(NewInstance::new()).await?;
+    /// # instance.set_alarm(chrono::Utc::now(), "a look").await?;
     /// let mut alarms = store.alarms();
     /// while let Some(due) = alarms.next().await {
     ///     let due = match due {
@@ -358,6 +570,7 @@ impl<I: Instance> Store<I> {
     ///     };
     ///     println!("{} wants: {}", due.id(), due.payload::<String>()?);
     ///     due.done().await?; // until then, it comes again
+    /// #   store.shutdown().await?;
     /// }
     /// # Ok(()) }
     /// ```
@@ -398,12 +611,17 @@ impl<I: Instance> Store<I> {
     /// use futures::StreamExt;
     /// # use serde_json::Value;
     ///
-    /// # async fn example(store: Store<Untyped>) -> Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
     /// let mut changes = store.changes(); // before the listing, so that there is no gap
     /// let mut cache = HashMap::new();
     /// for record in store.list(Filter::default()).await?.records {
     ///     cache.insert(record.id.clone(), (record.uid, record.revision));
     /// }
+    /// # store.create(fiefdom::NewInstance::new()).await?;
+    /// # store.shutdown().await?;
     /// while let Some(change) = changes.next().await {
     ///     match change {
     ///         Ok(change) if change.deleted => {
@@ -427,6 +645,7 @@ impl<I: Instance> Store<I> {
     ///         }
     ///     }
     /// }
+    /// # assert_eq!(cache.len(), 1);
     /// # Ok(()) }
     /// ```
     pub fn changes(&self) -> impl Stream<Item = std::result::Result<Change, Lagged>> + Send + Unpin + use<I> {
@@ -434,6 +653,19 @@ impl<I: Instance> Store<I> {
     }
 
     /// How the store is doing.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let stats = store.stats().await?;
+    /// assert_eq!((stats.live_instances, stats.commits), (1, 1));
+    /// assert!(!stats.poisoned && !stats.checkpoint_stalled);
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///

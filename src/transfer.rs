@@ -30,11 +30,15 @@ impl<I: Instance> Store<I> {
     /// When the future is dropped the export goes on to its end.
     ///
     /// ```
-    /// # use fiefdom::{Store, Untyped, Result, InstanceId};
-    /// # async fn example(store: Store<Untyped>, id: InstanceId) -> Result<()> {
-    /// let (bytes, exported) = store.export(&id, Vec::new()).await?;
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::new()).await?;
+    /// let (bytes, exported) = store.export(build.id(), Vec::new()).await?;
     /// println!("revision {} in {} bytes", exported.revision, bytes.len());
-    /// # Ok(()) }
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors
@@ -48,6 +52,20 @@ impl<I: Instance> Store<I> {
 
     /// [`Store::export`] into a file, which appears whole and durable, or not at all. One that is
     /// there is replaced. Its mode is 0600. When the future is dropped the export goes on to its end.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let exported = store.export_file(build.id(), dir.path().join("build-42.tar.gz")).await?;
+    /// for left_out in &exported.left_out {
+    ///     eprintln!("left out: {} ({})", left_out.path, left_out.reason);
+    /// }
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -129,6 +147,22 @@ impl View {
     /// [`Store::export`], without a store. It blocks, as every function of a view does. Of an
     /// instance that is live it sees what its files have.
     ///
+    /// ```
+    /// use fiefdom::View;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// # store.flush().await?;
+    /// let view = View::open(dir.path())?;
+    /// let (archive, exported) = view.export(build.id(), Vec::new())?;
+    /// assert!(!archive.is_empty() && exported.left_out.is_empty());
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`Store::export`].
@@ -138,6 +172,23 @@ impl View {
 
     /// [`Store::export_file`], without a store. It blocks. `watch` is told how many bytes are written, and
     /// stops the export by returning `false`: then there is no file.
+    ///
+    /// ```
+    /// use fiefdom::View;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// # store.flush().await?;
+    /// let (view, path) = (View::open(dir.path())?, dir.path().join("build-42.tar.gz"));
+    /// let most = 10 << 30;
+    /// let exported = view.export_file(build.id(), &path, |bytes| bytes <= most)?;
+    /// assert_eq!(exported.instance_id, *build.id());
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///

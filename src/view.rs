@@ -189,18 +189,47 @@ impl View {
     }
 
     /// The directory of an instance, whether it exists or not.
+    ///
+    /// ```
+    /// use fiefdom::View;
+    ///
+    /// let view = View::open("/var/lib/my-tool")?;
+    /// let output = view.instance_path(&"build-42".parse()?).join("output");
+    /// assert_eq!(output, view.path().join("instances/build-42/output"));
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
     #[must_use]
     pub fn instance_path(&self, id: &InstanceId) -> PathBuf {
         self.path.join(layout::INSTANCES).join(id.as_str())
     }
 
     /// The path of the record of an instance, whether it exists or not.
+    ///
+    /// ```
+    /// use std::path::Path;
+    /// use fiefdom::View;
+    ///
+    /// let view = View::open("/var/lib/my-tool")?;
+    /// let id = "build-42".parse()?;
+    /// assert_eq!(view.record_path(&id), view.path().join("instances/build-42/instance.json"));
+    /// assert_eq!(view.instance_path(&id), Path::new("/var/lib/my-tool/instances/build-42"));
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
     #[must_use]
     pub fn record_path(&self, id: &InstanceId) -> PathBuf {
         self.instance_path(id).join(layout::RECORD)
     }
 
     /// The paths of what a job prints, whether they exist or not: standard output, standard error.
+    ///
+    /// ```
+    /// use fiefdom::View;
+    ///
+    /// let [stdout, stderr] = View::open("/var/lib/my-tool")?.log_paths(&"greet".parse()?);
+    /// assert!(stdout.ends_with("greet/logs/stdout.log"));
+    /// assert!(stderr.ends_with("greet/logs/stderr.log"));
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
     #[must_use]
     pub fn log_paths(&self, id: &InstanceId) -> [PathBuf; 2] {
         let logs = self.instance_path(id).join(layout::LOGS);
@@ -209,6 +238,25 @@ impl View {
 
     /// What a job has printed so far: standard output, standard error, each `None` while there is none.
     /// No link is followed: a job may have put one there.
+    ///
+    /// ```
+    /// use std::io::Read as _;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// # std::fs::create_dir(build.path().join("logs")).unwrap();
+    /// # std::fs::write(build.path().join("logs/stdout.log"), "hello\n").unwrap();
+    /// let [stdout, stderr] = store.view().open_logs(build.id())?;
+    /// let mut text = String::new();
+    /// stdout.expect("it has printed").read_to_string(&mut text).unwrap();
+    /// assert_eq!(text, "hello\n");
+    /// assert!(stderr.is_none());
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -249,6 +297,24 @@ impl View {
     /// The instances whose alarm is due first, with it, in order: at most `most`. The others are not
     /// read. (See [`Store::alarms`](crate::Store::alarms) for how they are taken.)
     ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.set_alarm(Utc::now() + TimeDelta::hours(1), "look again").await?;
+    /// # store.flush().await?;
+    /// for (id, alarm) in store.view().alarms(10)? {
+    ///     println!("{id} wakes at {}", alarm.at);
+    /// }
+    /// # assert_eq!(store.view().alarms(10)?.len(), 1);
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Io`]. An instance that cannot be read is left out.
@@ -269,6 +335,22 @@ impl View {
 
     /// The record of an instance.
     ///
+    /// ```
+    /// use fiefdom::View;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.update(|state| state["step"] = "compile".into()).await?;
+    /// # store.flush().await?;
+    /// let record = View::open(dir.path())?.record(build.id())?;
+    /// assert_eq!((record.revision, &record.state["step"]), (1, &"compile".into()));
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::NotFound`], [`Error::Corrupt`], [`Error::NewerFormat`], [`Error::Io`].
@@ -279,6 +361,22 @@ impl View {
     }
 
     /// The last checkpoint of an instance; none when none was written.
+    ///
+    /// ```
+    /// use fiefdom::{Checkpoint, View};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.checkpoint(Checkpoint::new("fetched").message("40 of 90")).await?;
+    /// # store.flush().await?;
+    /// let last = View::open(dir.path())?.last_checkpoint(build.id())?.expect("one was written");
+    /// println!("{} since {}", last.checkpoint.step, last.at);
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -318,6 +416,27 @@ impl View {
 
     /// The events from `from_seq` on (1 is the first), and every new one, until it is dropped. The files
     /// are looked at every 100 ms. This one does not block, and wants a runtime.
+    ///
+    /// ```
+    /// use fiefdom::View;
+    /// use futures::StreamExt as _;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.append("step.begun", "compile").await?;
+    /// # store.flush().await?;
+    /// let mut events = View::open(dir.path())?.follow(build.id(), 1)?;
+    /// while let Some(event) = events.next().await {
+    ///     let event = event?;
+    ///     println!("{} {}", event.seq, event.kind);
+    ///     # break;
+    /// }
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///

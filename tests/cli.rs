@@ -7,7 +7,7 @@ mod cli;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Output, Stdio};
 
-use cli::{Fief, Started, bare, until};
+use cli::{Fief, Started, bare, paste, until};
 use fiefdom::{NewInstance, Store, Untyped};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -68,7 +68,7 @@ fn an_instance_is_made_changed_shown_and_removed() {
     assert_eq!(fief.ok(["rm", "a", "b"]), "removed a\nremoved b\n");
     assert!(!fief.instance("a").exists() && !fief.instance("b").exists());
     assert_eq!(fief.ok(["ls"]), "");
-    fief.run(["show", "a"]).failed(3, &["\"a\"", "fiefdom ls"]);
+    fief.run(["show", "a"]).failed(3, &["\"a\"", " ls`"]);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn wrong_arguments_are_refused_before_the_root_is_made() {
         (&["create", &long], &["128"]),
         (&["show", "a/b"], &["\"a/b\""]),
         (&["rm", "ok", "not ok"], &["\"not ok\""]),
-        (&["rm"], &["<IDS>"]),
+        (&["rm"], &["<ID>"]),
         (&["create", "a", "--tag", "novalue"], &["novalue", "KEY=VALUE"]),
         (&["create", "a", "--tag", "=v"], &["KEY=VALUE"]),
         (&["create", "a", "--tag", "k=1", "--tag", "k=2"], &["\"k\"", "twice"]),
@@ -311,7 +311,7 @@ fn what_does_not_exist_is_not_found_and_not_made() {
         &["resume", "a"],
     ];
     for args in commands {
-        fief.run(*args).failed(3, &["\"a\"", fief.root.to_str().unwrap(), "fiefdom ls"]);
+        fief.run(*args).failed(3, &["\"a\"", fief.root.to_str().unwrap(), " ls`"]);
         assert!(!fief.root.exists(), "{args:?}");
     }
     assert_eq!(fief.ok(["ls"]), "");
@@ -324,6 +324,15 @@ fn what_does_not_exist_is_not_found_and_not_made() {
         assert_eq!(ran.code, Some(3), "{ran:?}");
         assert_eq!(fief.tree(), before, "{args:?}");
     }
+}
+
+#[test]
+fn the_command_that_lists_what_exists_can_be_pasted() {
+    let fief = Fief::new();
+    fief.ok(["create", "there"]);
+    let ran = fief.run(["show", "elsewhere"]);
+    let command = ran.err.split('`').nth(1).expect("a command");
+    assert!(paste(command).out.contains("there"), "{command}");
 }
 
 #[test]

@@ -272,3 +272,26 @@ fn a_job_that_waits_to_be_tried_again_can_be_cancelled() {
     assert_eq!(runner.end().code, Some(1));
     assert_eq!(fief.status("b-1"), "cancelled");
 }
+
+/// Its next attempt would drop what its type does not know, and could not read what does not fit it.
+#[test]
+fn a_job_that_nobody_runs_takes_only_what_its_type_has() {
+    let fief = Fief::new();
+    let jobs = fief.write("jobs", "exit 1\n");
+    assert_eq!(fief.run(["run", "--batch", "b", &jobs]).code, Some(1));
+    let before = fief.record("b-1");
+    for patch in [r#"{"note":1}"#, r#"{"command":5}"#] {
+        fief.run(["update", "b-1", "--merge", patch]).failed(2, &["state"]);
+    }
+    assert_eq!(fief.record("b-1"), before);
+    fief.ok(["update", "b-1", "--merge", r#"{"command":"exit 0"}"#]);
+    assert_eq!(fief.record("b-1")["state"]["command"], "exit 0");
+}
+
+#[test]
+fn a_job_whose_state_is_not_that_of_a_job_can_be_mended() {
+    let fief = Fief::new();
+    fief.ok(["create", "a", "--kind", "job", "--state", r#"{"command":5}"#]);
+    fief.ok(["update", "a", "--merge", r#"{"command":"true"}"#]);
+    assert_eq!(fief.record("a")["state"]["command"], "true");
+}

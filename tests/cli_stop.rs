@@ -197,5 +197,5 @@ fn what_another_process_has_can_be_read_and_not_changed() {
         }
     }
     assert_eq!(runner.end().code, Some(0));
-    fief.ok(["update", "j", "--merge", r#"{"note":1}"#]);
+    fief.ok(["update", "j", "--merge", r#"{"exit_code":1}"#]);
 }

@@ -31,6 +31,9 @@ use crate::record::{self, Alarm, EventDraft, EventLine, Record, Status, json, st
 ///     .commit(|tx| {
 ///         tx.state_mut()["paid"] = true.into();
 ///         tx.tag("customer", "ada")?;
+///         tx.untag("waits-for");
+///         tx.set_name(Some("twelve pencils"));
+///         tx.set_pinned(true); // retention leaves it alone
 ///         tx.event("order.paid", &json!({ "cents": 1200 }))
 ///     })
 ///     .await?;
@@ -97,6 +100,23 @@ impl<S: Clone + Serialize> Transaction<S> {
     }
 
     /// The record as this commit leaves it so far.
+    ///
+    /// ```
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build
+    ///     .commit(|tx| {
+    ///         let attempt = tx.begin_attempt();
+    ///         assert_eq!(tx.record().attempt, attempt); // what the commit has done so far counts
+    ///         tx.event("attempt.begun", &attempt)
+    ///     })
+    ///     .await?;
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn record(&self) -> &Record<S> {
         &self.draft
@@ -116,6 +136,22 @@ impl<S: Clone + Serialize> Transaction<S> {
 
     /// Moves the instance to `next`, with a reason for people (`None` takes the last one away), and
     /// keeps [`Record::started_at`] and [`Record::ended_at`] true. It writes no event.
+    ///
+    /// ```
+    /// use fiefdom::Status;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.commit(|tx| tx.set_status(Status::Running, Some("compiling"))).await?;
+    /// let record = build.record().await?;
+    /// assert_eq!(record.status_reason.as_deref(), Some("compiling"));
+    /// assert!(record.started_at.is_some());
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -164,6 +200,23 @@ impl<S: Clone + Serialize> Transaction<S> {
     }
 
     /// Counts one more attempt at the work, and returns its number: 1, 2, 3, …
+    ///
+    /// ```
+    /// use fiefdom::Status;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let begun = build.commit(|tx| {
+    ///     tx.set_status(Status::Running, None)?;
+    ///     Ok(tx.begin_attempt())
+    /// });
+    /// assert_eq!(begun.await?.value, 1);
+    /// # store.shutdown().await }
+    /// ```
     pub fn begin_attempt(&mut self) -> u32 {
         self.touched = Touched::Record;
         self.draft.attempt = self.draft.attempt.saturating_add(1);
@@ -174,6 +227,26 @@ impl<S: Clone + Serialize> Transaction<S> {
     /// It is durable with this commit, and comes out of [`Store::alarms`](crate::Store::alarms) at
     /// least once, also when it came due while nothing ran. `at` is rounded up to milliseconds; a time
     /// that has passed is due at once.
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// // The work and the time of the next look are one commit: neither is there without the other.
+    /// build
+    ///     .commit(|tx| {
+    ///         tx.state_mut()["looks"] = 1.into();
+    ///         tx.set_alarm(Utc::now() + TimeDelta::minutes(5), "look again")
+    ///     })
+    ///     .await?;
+    /// assert!(build.commit(|tx| Ok(tx.clear_alarm())).await?.value);
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -186,7 +259,7 @@ impl<S: Clone + Serialize> Transaction<S> {
         Ok(())
     }
 
-    /// Takes the alarm back; says whether there was one.
+    /// Takes the alarm back; says whether there was one. The example is at [`Transaction::set_alarm`].
     pub fn clear_alarm(&mut self) -> bool {
         let cleared = self.draft.alarm.take().is_some();
         if cleared {
@@ -222,6 +295,24 @@ impl<S: Clone + Serialize> Transaction<S> {
 
     /// Sets when this commit is acknowledged, in the place of
     /// [`Options::durability`](crate::Options::durability).
+    ///
+    /// ```
+    /// use fiefdom::Durability;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build
+    ///     .commit(|tx| {
+    ///         tx.set_durability(Durability::Os); // survives the process, not a power cut
+    ///         tx.event("progress", &41)
+    ///     })
+    ///     .await?;
+    /// # store.shutdown().await }
+    /// ```
     pub fn set_durability(&mut self, durability: Durability) {
         self.durability = Some(durability);
     }

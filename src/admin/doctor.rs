@@ -108,6 +108,25 @@ pub struct Report {
 
 impl Report {
     /// How many findings are damage.
+    ///
+    /// ```
+    /// use fiefdom::{Doctor, Severity};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// # store.shutdown().await?;
+    /// let report = Doctor::examine(dir.path())?;
+    /// for finding in &report.findings {
+    ///     println!("{}: {}", finding.path.display(), finding.reason);
+    /// }
+    /// assert_eq!(report.damage(), 0);
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn damage(&self) -> usize {
         self.findings.iter().filter(|finding| finding.severity == Severity::Damage).count()
@@ -157,6 +176,22 @@ impl Doctor {
     }
 
     /// Like [`Doctor::examine`]; `watch` is told after each part how many are done, and of how many.
+    ///
+    /// ```
+    /// use fiefdom::Doctor;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// # store.shutdown().await?;
+    /// let report = Doctor::examine_watched(dir.path(), |done, of| eprintln!("{done} of {of}"))?;
+    /// assert_eq!((report.instances, report.live), (1, 0));
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///

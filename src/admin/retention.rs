@@ -41,6 +41,16 @@ pub struct Retention {
 }
 
 /// One rule of a [`Retention`]. A new one is for every instance that is over, and deletes it at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use fiefdom::{Retention, RetentionRule, Status};
+///
+/// const DAY: Duration = Duration::from_secs(86_400);
+/// // Builds of branches go after a week when they went well, but the last ten stay.
+/// let rule = RetentionRule::new().kind("build").tag("from", "branch").status(Status::Succeeded);
+/// let policy = Retention::new().rule(rule.older_than(7 * DAY).keep(10));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct RetentionRule {
     statuses: Vec<Status>,

@@ -13,7 +13,7 @@ use crate::blocking;
 use crate::disk::lock;
 use crate::disk::root::Root;
 use crate::disk::socket::{self, Address};
-use crate::error::{Error, Owner, Result};
+use crate::error::{self, Error, Owner, Result};
 use crate::record::InstanceId;
 
 /// How long an owner may take to answer. Its disk may be slow.
@@ -69,10 +69,10 @@ pub(super) async fn ask(
         let stream = match tokio::time::timeout(PATIENCE, connect(&address)).await {
             Ok(Some(stream)) => stream,
             Ok(None) => continue,
-            Err(_) => return Err(silent(id)),
+            Err(_) => return Err(silent(&root, id)),
         };
         match tokio::time::timeout(PATIENCE, exchange(&stream, &line)).await {
-            Err(_) => return Err(silent(id)),
+            Err(_) => return Err(silent(&root, id)),
             Ok(Err(Broken::After)) => return Ok(Asked::Lost),
             Ok(Ok(Answer::Done(done))) => {
                 let owner = blocking::run(move || lock::owner_named(&root, &writer)).await;
@@ -87,9 +87,10 @@ pub(super) async fn ask(
     Ok(Asked::Nobody)
 }
 
-fn silent(id: &InstanceId) -> Error {
+fn silent(root: &Root, id: &InstanceId) -> Error {
+    let show = error::command(root.top.path(), &format!("show {id}"));
     let reason = format!(
-        "it has not answered within {PATIENCE:?}; it may yet do it: look with `fiefdom show {id}`, and try again, or stop that process"
+        "it has not answered within {PATIENCE:?}; it may yet do it: look with `{show}`, and try again, or stop that process"
     );
     Error::Remote { id: id.clone(), reason }
 }

@@ -46,12 +46,18 @@ impl<I: Instance> Store<I> {
     /// goes is tried again for about a second.
     ///
     /// ```
-    /// # use fiefdom::control::Operation;
-    /// # use fiefdom::{InstanceId, Result, Store, Untyped};
-    /// # async fn example(store: Store<Untyped>, id: InstanceId) -> Result<()> {
-    /// let done = store.control(&id, Operation::Pause).await?;
-    /// println!("{} is {}", id, done.record.status);
-    /// # Ok(()) }
+    /// use fiefdom::control::Operation;
+    /// use fiefdom::{NewInstance, Status, Store, Untyped};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let done = store.control(&"build-42".parse()?, Operation::Pause).await?;
+    /// assert_eq!(done.record.status, Status::Paused);
+    /// println!("by {:?}", done.owner); // none: it was this store
+    /// # store.shutdown().await }
     /// ```
     ///
     /// # Errors
@@ -105,6 +111,22 @@ impl<I: Instance> InstanceRef<I> {
     /// A pause outlives the process: an instance that was paused when its owner died is `paused` still.
     /// When the future is dropped: see [`InstanceRef`].
     ///
+    /// ```
+    /// use fiefdom::Status;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.pause().await?;
+    /// assert_eq!(build.record().await?.status, Status::Paused);
+    /// build.unpause().await?;
+    /// assert_eq!(build.record().await?.status, Status::Pending); // nobody works on it
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Transition`] when it is `starting`, interrupted or at its end, and those of
@@ -117,7 +139,7 @@ impl<I: Instance> InstanceRef<I> {
     /// Lets the instance go on after a pause, with the event `job.unpaused`. Its status becomes
     /// `running` when somebody works on it (the runner does, or whoever waits for
     /// [`InstanceRef::cancelled`]); else `pending` when it was never begun, and `interrupted` when it
-    /// was. Does nothing when it is not paused.
+    /// was. Does nothing when it is not paused. The example is at [`InstanceRef::pause`].
     ///
     /// # Errors
     ///

@@ -56,6 +56,24 @@ impl Operation {
 }
 
 /// A change of state and status. Empty by default, which changes nothing but the revision.
+///
+/// ```
+/// use fiefdom::control::{Change, Operation};
+/// use fiefdom::Status;
+/// use serde_json::json;
+///
+/// # use fiefdom::{NewInstance, Store, Untyped};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let store = Store::open(dir.path(), Untyped).await?;
+/// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+/// let change = Change::new().merge(json!({ "step": "publish", "error": null }));
+/// let change = change.status(Status::Pending).reason("asked for by hand");
+/// let done = store.control(build.id(), Operation::Update(change)).await?;
+/// assert_eq!(done.record.state["step"], "publish");
+/// # store.shutdown().await }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Change {

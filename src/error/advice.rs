@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use super::Error;
 use crate::record::Status;
@@ -97,6 +98,19 @@ impl fmt::Display for Then<'_> {
         f.write_str(&cause)?;
         if cause.contains(next) { Ok(()) } else { write!(f, "; then {next}") }
     }
+}
+
+/// A command about a root, to paste as it is: the root of a program is seldom that of the tool.
+pub(crate) fn command(root: &Path, words: &str) -> String {
+    let path = root.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@".contains(c);
+    let path = if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) };
+    format!("fiefdom --root {path} {words}")
+}
+
+/// The command that lists what is in this directory of instances.
+pub(super) fn listing(instances: &Path) -> String {
+    command(instances.parent().unwrap_or(instances), "ls")
 }
 
 /// Where in a file, if that is known.

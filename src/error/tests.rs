@@ -7,7 +7,7 @@ fn advised(error: &Error) -> &'static str {
     match error {
         Error::InvalidId { .. } => "; use for example \"build-42\"",
         Error::InvalidInput { .. } => "; name it",
-        Error::NotFound { .. } => "; `fiefdom ls` lists those that exist",
+        Error::NotFound { .. } => " ls` lists those that exist",
         Error::AlreadyExists { .. } => "; choose another id, or delete it first",
         Error::Gone { .. } => "; bring it back from a backup, unless it was meant to be deleted",
         Error::Locked { .. } => "; wait until it is done, or stop that process",
@@ -50,7 +50,7 @@ fn all() -> Vec<Error> {
     vec![
         Error::InvalidId { id: text("A"), reason: "capital letters are not allowed" },
         Error::InvalidInput { what: "tag", reason: text("its key is empty; name it") },
-        Error::NotFound { id: id(), root: path() },
+        Error::NotFound { id: id(), root: path().join("instances") },
         Error::AlreadyExists { id: id(), path: path() },
         Error::Gone { id: id(), path: path() },
         Error::Locked { id: id(), owner: None },
@@ -140,4 +140,15 @@ fn a_life_that_is_over_is_told_apart_from_one_that_can_go_on() {
     let from = |from| Error::Transition { id: InstanceId::generate(), from, to: Status::Running }.to_string();
     assert!(from(Status::Succeeded).ends_with("its life is over: make a new instance"));
     assert!(from(Status::Cancelled).ends_with("it can become pending"));
+}
+
+#[test]
+fn a_command_in_a_message_is_about_the_root_that_was_asked() {
+    let said = |root: &str| {
+        let id = InstanceId::new("a-1").expect("it is valid");
+        Error::NotFound { id, root: Path::new(root).join("instances") }.to_string()
+    };
+    assert!(said("/data").contains("`fiefdom --root /data ls`"), "{}", said("/data"));
+    let quoted = r"`fiefdom --root '/my data'\''s' ls`";
+    assert!(said("/my data's").contains(quoted), "{}", said("/my data's"));
 }

@@ -49,6 +49,16 @@ pub(super) const MAX_OPEN: usize = 4096;
 
 /// What a batch is told when it is made, and keeps. `fiefdom run` and `fiefdom resume` run it like
 /// this; a [`Runner`](super::Runner) of your own has settings of its own.
+///
+/// ```
+/// use std::time::Duration;
+/// use fiefdom::jobs::BatchSettings;
+///
+/// let mut settings = BatchSettings::default();
+/// settings.retries = 2;
+/// settings.timeout_ms = Some(90_000);
+/// assert_eq!(settings.timeout(), Some(Duration::from_secs(90)));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -115,6 +125,7 @@ pub struct Progress {
 /// # let dir = tempfile::tempdir().unwrap();
 /// let store = Store::open(dir.path(), Untyped).await?;
 /// let batch = Batch::create(&store, ["alpha", "beta"].map(String::from)).await?;
+/// println!("batch {} has {} items", batch.id(), batch.total());
 /// while let Some(claim) = batch.next().await? {
 ///     let length = claim.item().len();
 ///     batch.mark_completed(&claim, length).await?;
@@ -174,6 +185,22 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     /// how many are queued, with those that were queued before. An item that fails after this call
     /// waits for the next.
     ///
+    /// ```
+    /// # use fiefdom::{Store, Untyped, jobs::Batch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let batch = Batch::create(&store, ["alpha", "beta"].map(String::from)).await?;
+    /// while let Some(claim) = batch.next().await? {
+    ///     batch.mark_failed(&claim, "no network").await?;
+    /// }
+    /// assert_eq!(batch.retry_failed().await?, 2); // they are taken again, in this order
+    /// assert_eq!(batch.next().await?.expect("one is queued").attempt(), 2);
+    /// # drop(batch);
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`InstanceRef`].
@@ -189,6 +216,23 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     }
 
     /// How far it is. It reads neither the items nor the events.
+    ///
+    /// ```
+    /// # use fiefdom::{Store, Untyped, jobs::Batch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let batch = Batch::create(&store, ["alpha", "beta"].map(String::from)).await?;
+    /// let claim = batch.next().await?.expect("there are two");
+    /// let progress = batch.progress().await?;
+    /// assert_eq!((progress.current, progress.pending, progress.total), (1, 1, 2));
+    ///
+    /// drop(claim); // its worker gave up
+    /// assert_eq!(batch.progress().await?.interrupted, 1);
+    /// # drop(batch);
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -231,7 +275,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
         self.total
     }
 
-    /// What it was told when it was made.
+    /// What it was told when it was made. The example is at [`Batch::create_with`].
     #[must_use]
     pub fn settings(&self) -> &BatchSettings {
         &self.settings

@@ -39,6 +39,13 @@ const TAIL_BYTES: usize = 4096;
 pub struct CommandJob;
 
 /// What to run.
+///
+/// ```
+/// use fiefdom::jobs::CommandInput;
+///
+/// let mut input = CommandInput::new("./deploy --to staging");
+/// input.env.insert("TOKEN".into(), "secret".into()); // reaches the command, and no record
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CommandInput {

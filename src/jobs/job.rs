@@ -65,6 +65,26 @@ pub trait Job: Instance + Sized {
 }
 
 /// One attempt at a job.
+///
+/// ```
+/// use fiefdom::jobs::Attempt;
+/// use fiefdom::{BoxError, Checkpoint, Instance, Session};
+///
+/// /// Work in parts: it goes on where it stood, ends soon when it is told to, and stands still while
+/// /// it is paused.
+/// async fn work<I: Instance>(session: Session<I>, attempt: Attempt) -> Result<(), BoxError> {
+///     let done = attempt.checkpoint.as_ref().map(|last| last.checkpoint.data_as::<u64>());
+///     for part in done.transpose()?.unwrap_or(0)..100 {
+///         tokio::select! {
+///             () = attempt.stopped() => return Err("stopped".into()),
+///             () = attempt.unpaused() => {}
+///         }
+///         // … one part of the work
+///         session.checkpoint(Checkpoint::new("parts").data((part + 1).into())).await?;
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Attempt {
@@ -108,7 +128,23 @@ impl Attempt {
         self.stop.cancelled().await;
     }
 
-    /// Whether the attempt shall end.
+    /// Whether the attempt shall end: for work that has no `await`.
+    ///
+    /// ```
+    /// use fiefdom::{BoxError, jobs::Attempt};
+    ///
+    /// /// On a thread that may block.
+    /// fn count(attempt: &Attempt, lines: impl Iterator<Item = String>) -> Result<usize, BoxError> {
+    ///     let mut count = 0;
+    ///     for line in lines {
+    ///         if attempt.is_stopped() {
+    ///             return Err("stopped".into());
+    ///         }
+    ///         count += line.len();
+    ///     }
+    ///     Ok(count)
+    /// }
+    /// ```
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()
@@ -117,6 +153,18 @@ impl Attempt {
     /// Waits until somebody pauses the job: see [`InstanceRef::pause`](crate::InstanceRef::pause).
     /// The clock of the runner's timeout stands still until it is unpaused. A job that cannot stop in
     /// the middle may ignore it: it is told that it is paused, and its end counts as ever. Cancel safe.
+    ///
+    /// ```
+    /// # use fiefdom::jobs::Attempt;
+    /// # async fn example(attempt: Attempt, mut download: impl FnMut(bool)) {
+    /// loop {
+    ///     attempt.paused().await;
+    ///     download(false);
+    ///     attempt.unpaused().await;
+    ///     download(!attempt.is_paused());
+    /// }
+    /// # }
+    /// ```
     pub async fn paused(&self) {
         became(&self.status, true).await;
     }
@@ -136,7 +184,7 @@ impl Attempt {
         became(&self.status, false).await;
     }
 
-    /// Whether the job is paused.
+    /// Whether the job is paused. The example is at [`Attempt::paused`].
     #[must_use]
     pub fn is_paused(&self) -> bool {
         *self.status.borrow() == Status::Paused

@@ -58,6 +58,12 @@ pub struct RetryPolicy {
 
 impl RetryPolicy {
     /// One attempt and no retry.
+    ///
+    /// ```
+    /// use fiefdom::jobs::RetryPolicy;
+    ///
+    /// assert_eq!(RetryPolicy::none(), RetryPolicy::attempts(1));
+    /// ```
     #[must_use]
     pub const fn none() -> Self {
         Self::attempts(1)
@@ -84,13 +90,26 @@ impl RetryPolicy {
     }
 
     /// The same policy with another [`factor`](Self::factor).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use fiefdom::jobs::RetryPolicy;
+    ///
+    /// // Up to 10 s, 30 s, 90 s, and then 2 min each time.
+    /// let policy = RetryPolicy::attempts(8)
+    ///     .with_base(Duration::from_secs(10))
+    ///     .with_factor(3.0)
+    ///     .with_max_delay(Duration::from_secs(120));
+    /// # assert_eq!(policy.max_delay.as_secs(), 120);
+    /// ```
     #[must_use]
     pub const fn with_factor(mut self, factor: f64) -> Self {
         self.factor = factor;
         self
     }
 
-    /// The same policy with another [`max_delay`](Self::max_delay).
+    /// The same policy with another [`max_delay`](Self::max_delay). The example is at
+    /// [`RetryPolicy::with_factor`].
     #[must_use]
     pub const fn with_max_delay(mut self, max_delay: Duration) -> Self {
         self.max_delay = max_delay;

@@ -92,7 +92,7 @@ impl<J: Job> Runner<J> {
     }
 
     /// Longest time of one attempt, without the time in which it is paused. An attempt that takes longer
-    /// has failed. Default: no limit.
+    /// has failed. Default: no limit. The example is at [`Runner::stop_token`].
     #[must_use]
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
@@ -100,7 +100,8 @@ impl<J: Job> Runner<J> {
     }
 
     /// How long a job that is told to stop may take. A command gets `SIGTERM`, and after this `SIGKILL`;
-    /// a job that has not ended a second after twice this is dropped. Default: 5 s.
+    /// a job that has not ended a second after twice this is dropped. Default: 5 s. The example is at
+    /// [`Runner::stop_token`].
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -109,6 +110,27 @@ impl<J: Job> Runner<J> {
 
     /// Cancel this to stop the runner: jobs under way become `interrupted`, no more are begun, and
     /// [`Runner::run`] returns when they have ended. It stays stopped: to go on takes another runner.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use fiefdom::jobs::{Batch, BatchItem, CommandInput, CommandJob, Runner};
+    /// use serde_json::json;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = fiefdom::Store::open(dir.path(), CommandJob).await?;
+    /// let job = BatchItem::new("sleepy".parse()?, json!(CommandInput::new("sleep 60")));
+    /// let batch = Batch::create(&store, [job]).await?;
+    /// let runner = Runner::new(store.clone()).timeout(Some(Duration::from_secs(90))).grace(Duration::from_secs(1));
+    /// let stop = runner.stop_token();
+    /// stop.cancel(); // from a signal handler, say
+    /// let summary = runner.run(&batch, |_job| ()).await?;
+    /// assert!(!summary.all_succeeded());
+    /// assert_eq!(summary.unfinished, 1);
+    /// # drop(batch);
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()

@@ -5,32 +5,25 @@
 //! so a name says where to look. `events/state.json` says where the log stands, so that opening
 //! costs the same however long it is; it is a cache, and is made again from the segments.
 
+mod lines;
+mod reader;
+
 use serde::{Deserialize, Serialize};
 
 use crate::disk::atomic::{self, Sync};
 use crate::disk::fs::{Dir, File};
 use crate::disk::layout;
 use crate::error::{Error, Result};
-use crate::record::{COUNT_MAX, Event, EventLine, json};
+use crate::record::{COUNT_MAX, EventLine};
+
+pub(crate) use lines::{Lines, RawLine, first_seq, is_seq};
+pub(crate) use reader::EventReader;
 
 /// Largest `state.json`, in bytes.
 const STATE_BYTES: u64 = 64 * 1024;
 
-/// How much of a file is read at first, and at a time when there is more.
-const FIRST_CHUNK_BYTES: usize = 4 * 1024;
-const CHUNK_BYTES: usize = 256 * 1024;
-
 /// How much of the end of a file is read to find its last line, at first.
 const LAST_LINE_BYTES: u64 = 1024;
-
-/// Skipping more events than this, it is cheaper to look for the file anew than to read over them.
-const SKIP_EVENTS: u64 = 4096;
-
-/// How near a search comes to the line that is looked for; the rest is read over.
-const FOUND_BYTES: u64 = 4 * FIRST_CHUNK_BYTES as u64;
-
-/// Longest line that is read. It only bounds memory: the limit for new events is lower by default.
-const LINE_BYTES: usize = 64 << 20;
 
 /// Where the log stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,225 +287,4 @@ fn scan_to_end(file: &File, len: u64, cached: Option<Position>) -> Result<Option
         return Err(Error::corrupt(file.path(), Some(position.offset), "the last line is not complete"));
     }
     Ok(Some(position))
-}
-
-pub(crate) fn first_seq(file: &File) -> Result<Option<u64>> {
-    Ok(Lines::new(file, 0).next()?.and_then(|line| line.seq()).filter(|seq| *seq > 0))
-}
-
-/// Where to begin to read for `seq`: at a line that is not behind it, and not far before it.
-///
-/// The numbers of the lines rise, so this costs hardly more in a long file than in a short one. What
-/// cannot be read is no help in the search: the reader meets it if it stands in its way.
-fn find(file: &File, seq: u64) -> Result<u64> {
-    let (mut begin, mut end) = (0, file.len()?);
-    // What is asked for most often stands at the end.
-    let mut middle = end.saturating_sub(FOUND_BYTES);
-    while end - begin > FOUND_BYTES {
-        match line_behind(file, middle) {
-            Some(line) if line.offset < end && line.seq().is_some_and(|found| found <= seq) => begin = line.offset,
-            _ => end = middle,
-        }
-        middle = begin + (end - begin) / 2;
-    }
-    Ok(begin)
-}
-
-/// The first line that begins behind an offset.
-fn line_behind(file: &File, offset: u64) -> Option<RawLine> {
-    let mut lines = Lines::new(file, offset);
-    lines.next().ok()??;
-    lines.next().ok()?
-}
-
-/// The complete lines of a file from an offset on, in bounded memory.
-pub(crate) struct Lines<'a> {
-    file: &'a File,
-    /// Where the next line begins.
-    pub(crate) offset: u64,
-    buffer: Vec<u8>,
-    at: usize,
-    chunk: usize,
-}
-
-pub(crate) struct RawLine {
-    pub(crate) offset: u64,
-    pub(crate) bytes: Vec<u8>,
-}
-
-impl RawLine {
-    /// The `seq`, without parsing the rest: every line that we write begins with it.
-    pub(crate) fn seq(&self) -> Option<u64> {
-        let Some(digits) = self.bytes.strip_prefix(b"{\"seq\":") else {
-            // Written by hand, perhaps.
-            return self.event().ok().map(|event| event.seq);
-        };
-        let end = digits.iter().position(|b| !b.is_ascii_digit())?;
-        std::str::from_utf8(&digits[..end]).ok()?.parse().ok().filter(|seq| is_seq(*seq))
-    }
-
-    pub(crate) fn event(&self) -> Result<Event, String> {
-        if json::depth(&self.bytes) > json::MAX_DEPTH + 1 {
-            return Err(format!("it is nested deeper than {} levels", json::MAX_DEPTH));
-        }
-        let event: Event = serde_json::from_slice(&self.bytes).map_err(|e| e.to_string())?;
-        if is_seq(event.seq) { Ok(event) } else { Err(format!("{} is no number of an event", event.seq)) }
-    }
-}
-
-/// Events are numbered from 1, and never reach the end of the numbers.
-pub(crate) fn is_seq(seq: u64) -> bool {
-    (1..COUNT_MAX).contains(&seq)
-}
-
-impl<'a> Lines<'a> {
-    pub(crate) fn new(file: &'a File, offset: u64) -> Self {
-        Self { file, offset, buffer: Vec::new(), at: 0, chunk: FIRST_CHUNK_BYTES }
-    }
-
-    /// The next line without its newline; `None` at the end, and before a line that has no newline
-    /// yet.
-    pub(crate) fn next(&mut self) -> Result<Option<RawLine>> {
-        loop {
-            if let Some(len) = self.buffer[self.at..].iter().position(|b| *b == b'\n') {
-                let bytes = self.buffer[self.at..self.at + len].to_vec();
-                let offset = self.offset;
-                self.at += len + 1;
-                self.offset += len as u64 + 1;
-                return Ok(Some(RawLine { offset, bytes }));
-            }
-            self.buffer.drain(..self.at);
-            self.at = 0;
-            let have = self.buffer.len();
-            if have > LINE_BYTES {
-                return Err(Error::corrupt(
-                    self.file.path(),
-                    Some(self.offset),
-                    "a line is longer than any that was ever written",
-                ));
-            }
-            self.buffer.resize(have + self.chunk, 0);
-            self.chunk = (self.chunk * 4).min(CHUNK_BYTES);
-            let read = self.file.read_at(&mut self.buffer[have..], self.offset + have as u64)?;
-            self.buffer.truncate(have + read);
-            if read == 0 {
-                return Ok(None);
-            }
-        }
-    }
-}
-
-/// Reads events of an instance in order, without a lock, while its owner may be writing.
-///
-/// Between two reads it holds no descriptor: many readers cost little.
-#[derive(Debug)]
-pub(crate) struct EventReader {
-    next_seq: u64,
-    cursor: Option<Cursor>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Cursor {
-    /// First `seq` of the file: its name, once it is full.
-    segment: u64,
-    identity: crate::disk::fs::Identity,
-    offset: u64,
-}
-
-impl EventReader {
-    pub(crate) fn new(from_seq: u64) -> Self {
-        Self { next_seq: from_seq.max(1), cursor: None }
-    }
-
-    pub(crate) fn next_seq(&self) -> u64 {
-        self.next_seq
-    }
-
-    /// Skips to `seq`, after it was delivered from elsewhere.
-    pub(crate) fn skip_to(&mut self, seq: u64) {
-        if seq.saturating_sub(self.next_seq) > SKIP_EVENTS {
-            self.cursor = None;
-        }
-        self.next_seq = seq;
-    }
-
-    /// The next events: at least one when there is one, and about [`CHUNK_BYTES`] at most.
-    pub(crate) fn read(&mut self, instance: &Dir) -> Result<Vec<Event>> {
-        let Some(dir) = instance.open_dir(layout::EVENTS)? else { return Ok(Vec::new()) };
-        loop {
-            let Some((file, mut cursor, active)) = self.open(&dir)? else { return Ok(Vec::new()) };
-            let mut events = Vec::new();
-            let mut bytes = 0;
-            let mut lines = Lines::new(&file, cursor.offset);
-            while bytes < CHUNK_BYTES
-                && let Some(line) = lines.next()?
-            {
-                cursor.offset = lines.offset;
-                if line.seq().is_some_and(|seq| seq < self.next_seq) {
-                    continue;
-                }
-                let damaged = |reason: String| Error::corrupt(file.path(), Some(line.offset), reason);
-                let event = line.event().map_err(damaged)?;
-                if event.seq != self.next_seq && line.offset != 0 {
-                    return Err(damaged(format!("event {} stands where {} is expected", event.seq, self.next_seq)));
-                }
-                bytes += line.bytes.len();
-                self.next_seq = event.seq + 1;
-                events.push(event);
-            }
-            self.cursor = Some(cursor);
-            if !events.is_empty() || active {
-                return Ok(events);
-            }
-            // The end of a full segment: the next one begins with the next seq, or there is none yet.
-            self.cursor = None;
-            if !self.segment_begins(&dir)? {
-                return Ok(events);
-            }
-        }
-    }
-
-    /// Opens the file that holds the next event, and says whether it is the active one.
-    fn open(&mut self, dir: &Dir) -> Result<Option<(File, Cursor, bool)>> {
-        if let Some(cursor) = self.cursor {
-            let active = dir.open_file(layout::EVENT_LOG)?;
-            if let Some(file) = active.filter(|f| f.stat().is_ok_and(|s| s.identity == cursor.identity)) {
-                return Ok(Some((file, cursor, true)));
-            }
-            if let Some(file) = dir.open_file(&layout::event_segment(cursor.segment))? {
-                return Ok(Some((file, cursor, false)));
-            }
-        }
-        // The active file is opened before the names are listed: if it is renamed in between, it is
-        // in the list, and if it is not, it is open.
-        let active = dir.open_file(layout::EVENT_LOG)?;
-        let begins = active.as_ref().map(first_seq).transpose()?.flatten();
-        // A long log has many names: they are read only when the active file does not have the event.
-        let full = if begins.is_some_and(|first| first <= self.next_seq) { Vec::new() } else { full_files(dir)? };
-        if let (Some(file), Some(first), true) = (active, begins, full.is_empty()) {
-            let cursor = self.cursor_in(&file, first)?;
-            return Ok(Some((file, cursor, true)));
-        }
-        let Some(segment) = full.iter().rev().find(|first| **first <= self.next_seq).or(full.first()) else {
-            return Ok(None);
-        };
-        let Some(file) = dir.open_file(&layout::event_segment(*segment))? else { return Ok(None) };
-        let cursor = self.cursor_in(&file, *segment)?;
-        Ok(Some((file, cursor, false)))
-    }
-
-    /// Where to read on in a file whose first event is `segment`.
-    fn cursor_in(&self, file: &File, segment: u64) -> Result<Cursor> {
-        let offset = if segment < self.next_seq { find(file, self.next_seq)? } else { 0 };
-        Ok(Cursor { segment, identity: file.stat()?.identity, offset })
-    }
-
-    /// Whether some file begins at the next seq or before it, behind the one that was just finished.
-    fn segment_begins(&self, dir: &Dir) -> Result<bool> {
-        if dir.stat(&layout::event_segment(self.next_seq))?.is_some() {
-            return Ok(true);
-        }
-        let Some(file) = dir.open_file(layout::EVENT_LOG)? else { return Ok(false) };
-        Ok(first_seq(&file)?.is_some_and(|first| first <= self.next_seq))
-    }
 }

@@ -31,6 +31,22 @@ pub struct Alarm {
 impl Alarm {
     /// The payload as a typed value.
     ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// build.set_alarm(Utc::now() + TimeDelta::hours(1), ("look again", 3)).await?;
+    /// let record = build.record().await?;
+    /// let alarm = record.alarm.as_ref().expect("it was set");
+    /// assert_eq!(alarm.payload_as::<(String, u32)>()?, ("look again".to_owned(), 3));
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidInput`] when the payload does not have that shape.

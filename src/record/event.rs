@@ -32,6 +32,28 @@ pub struct Event {
 impl Event {
     /// The data as a typed value.
     ///
+    /// ```
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Measured {
+    ///     seconds: u64,
+    /// }
+    ///
+    /// build.append("build.measured", Measured { seconds: 12 }).await?;
+    /// # store.flush().await?;
+    /// for event in store.view().events(build.id(), 1)?.iter().filter(|event| event.kind == "build.measured") {
+    ///     assert_eq!(event.data_as::<Measured>()?.seconds, 12);
+    /// }
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidInput`] when the data does not have that shape.

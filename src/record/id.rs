@@ -35,6 +35,14 @@ pub struct InstanceId(std::sync::Arc<str>);
 impl InstanceId {
     /// Checks `id` and wraps it.
     ///
+    /// ```
+    /// use fiefdom::{Error, InstanceId};
+    ///
+    /// assert_eq!(InstanceId::new("build-42")?.as_str(), "build-42");
+    /// assert!(matches!(InstanceId::new("Build 42"), Err(Error::InvalidId { .. })));
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidId`] with the rule that is broken.
@@ -46,12 +54,27 @@ impl InstanceId {
     }
 
     /// A new id that was never used: a time-ordered `UUIDv7`, so that ids sort by creation.
+    ///
+    /// ```
+    /// use fiefdom::InstanceId;
+    ///
+    /// let (first, second) = (InstanceId::generate(), InstanceId::generate());
+    /// assert!(first < second);
+    /// ```
     #[must_use]
     pub fn generate() -> Self {
         Self(Uuid::now_v7().to_string().into())
     }
 
     /// A new id `<prefix>-<UUIDv7>`. The prefix has at most 91 bytes.
+    ///
+    /// ```
+    /// use fiefdom::InstanceId;
+    ///
+    /// let id = InstanceId::generate_with_prefix("nightly")?;
+    /// assert!(id.as_str().starts_with("nightly-"));
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

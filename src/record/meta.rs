@@ -167,6 +167,28 @@ impl<S> Record<S> {
     }
 
     /// What the instance asks of people and is not answered yet, in the order in which it was asked.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use serde_json::json;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// # let asked = build.request_input_within("deploy", "Deploy?", json!(true), Duration::ZERO).await;
+    /// # assert!(asked.is_err());
+    /// # store.flush().await?;
+    /// // Of a root that is only read: what is asked, of whom, since when.
+    /// for record in store.view().list(&fiefdom::Filter::default())?.records {
+    ///     for question in record.input_requests() {
+    ///         println!("{} asks {:?} since {}", record.id, question.prompt, question.asked_at);
+    ///     }
+    /// }
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn input_requests(&self) -> Vec<InputRequest> {
         self.work.open()

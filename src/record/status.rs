@@ -60,6 +60,13 @@ impl Status {
 
     /// Whether an instance in this status may become `next`. Staying where it is is always allowed
     /// (it changes the reason alone).
+    ///
+    /// ```
+    /// use fiefdom::Status;
+    ///
+    /// assert!(Status::Failed.can_become(Status::Pending)); // to try it again
+    /// assert!(!Status::Succeeded.can_become(Status::Running));
+    /// ```
     #[must_use]
     pub const fn can_become(self, next: Self) -> bool {
         use Status::{Cancelled, Failed, Interrupted, Paused, Pending, Running, Starting, Succeeded, Waiting};
@@ -77,6 +84,13 @@ impl Status {
     }
 
     /// Whether the life is over: `succeeded`, `failed` or `cancelled`.
+    ///
+    /// ```
+    /// use fiefdom::Status;
+    ///
+    /// let over: Vec<_> = Status::ALL.into_iter().filter(|status| status.is_final()).collect();
+    /// assert_eq!(over, [Status::Succeeded, Status::Failed, Status::Cancelled]);
+    /// ```
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
@@ -84,12 +98,27 @@ impl Status {
 
     /// Whether a process is at work on it, so that the death of that process interrupts it:
     /// `starting` or `running`.
+    ///
+    /// ```
+    /// use fiefdom::Status;
+    ///
+    /// assert!(Status::Running.is_running());
+    /// assert!(!Status::Waiting.is_running()); // nobody loses work with its process
+    /// ```
     #[must_use]
     pub const fn is_running(self) -> bool {
         matches!(self, Self::Starting | Self::Running)
     }
 
     /// The name, as it is stored.
+    ///
+    /// ```
+    /// use fiefdom::Status;
+    ///
+    /// assert_eq!(Status::Interrupted.as_str(), "interrupted");
+    /// assert_eq!("interrupted".parse::<Status>()?, Status::Interrupted);
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -91,6 +91,20 @@ impl Checkpoint {
 
     /// [`Checkpoint::data`] as a typed value.
     ///
+    /// ```
+    /// use fiefdom::Checkpoint;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize, PartialEq, Debug)]
+    /// struct Place {
+    ///     next: u64,
+    /// }
+    ///
+    /// let checkpoint = Checkpoint::new("fetched").data(serde_json::json!(Place { next: 41 }));
+    /// assert_eq!(checkpoint.data_as::<Place>()?, Place { next: 41 });
+    /// # Ok::<(), fiefdom::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidInput`] when it does not have that shape.

@@ -81,6 +81,14 @@ pub struct LeftOut {
 }
 
 /// What an import may do. The default takes the id that the archive says.
+///
+/// ```
+/// use fiefdom::ImportOptions;
+///
+/// let mut options = ImportOptions::with_id("build-42-copy".parse()?);
+/// options.max_bytes = 1 << 30; // from a stranger: 1 GiB at most
+/// # Ok::<(), fiefdom::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ImportOptions {
@@ -141,6 +149,26 @@ const ORIGIN: &str = "origin";
 
 impl<S> Record<S> {
     /// Where the instance comes from, if it was imported.
+    ///
+    /// ```
+    /// use std::io::Cursor;
+    /// use fiefdom::ImportOptions;
+    ///
+    /// # use fiefdom::{NewInstance, Store, Untyped};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let build = store.create(NewInstance::with_id("build-42".parse()?)).await?;
+    /// let (archive, _) = store.export(build.id(), Vec::new()).await?;
+    /// let options = ImportOptions::with_id("copy".parse()?);
+    /// let imported = store.import(Cursor::new(archive), options).await?;
+    ///
+    /// let record = store.get(&imported.instance_id).await?.record().await?;
+    /// assert_eq!(record.origin().expect("it was imported").instance_id, *build.id());
+    /// assert!(build.record().await?.origin().is_none());
+    /// # store.shutdown().await }
+    /// ```
     #[must_use]
     pub fn origin(&self) -> Option<Origin> {
         serde_json::from_str(self.unknown.get(ORIGIN)?.get()).ok()

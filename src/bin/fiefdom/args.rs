@@ -22,17 +22,17 @@ const ROOT_VARIABLE: &str = "FIEFDOM_DATA_DIR";
 ///
 /// Every instance is a directory of plain files under <root>/instances.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = help::EXIT_CODES)]
+#[command(version, max_term_width = 100, after_help = help::TOOL_HELP)]
 pub(crate) struct Args {
     // Not a comment of documentation: in those the variable would need backticks, which people would see.
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = help::EVERYWHERE, value_name = "DIR")]
     #[arg(help = "Where the instances live [default: $FIEFDOM_DATA_DIR, else ~/.fiefdom]")]
     root: Option<PathBuf>,
     /// Print JSON on standard output, one document (or one per line), and nothing else
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = help::EVERYWHERE)]
     pub(crate) json: bool,
     /// Say more on standard error (-vv: even more)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = help::EVERYWHERE, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -69,7 +69,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example: fiefdom resume nightly")]
     Resume(Resume),
     /// List instances, newest first
-    #[command(after_help = "Example: fiefdom ls --status failed --tag batch=nightly --limit 20")]
+    #[command(after_help = help::LS_HELP)]
     Ls(Ls),
     /// Show one instance
     #[command(after_help = "Example: fiefdom show build-42")]
@@ -81,10 +81,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example: fiefdom logs nightly-1 -f")]
     Logs(Logs),
     /// Make an instance
-    #[command(after_help = r#"Example: fiefdom create build-42 --name nightly --tag branch=main --state '{"step":0}'"#)]
+    #[command(after_help = r#"Example: fiefdom create build-42 --tag branch=main --state '{"step":0}'"#)]
     Create(Create),
     /// Change the state of an instance, and its status
-    #[command(after_help = r#"Example: fiefdom update build-42 --merge '{"step":1,"old":null}' --status running"#)]
+    #[command(after_help = help::UPDATE_HELP)]
     Update(Update),
     /// Append an event to an instance
     #[command(after_help = r#"Example: fiefdom append build-42 step.done '{"step":1}'"#)]
@@ -131,7 +131,7 @@ pub(crate) enum Command {
     /// Check every file of the store
     #[command(after_help = help::DOCTOR_HELP)]
     Doctor(Doctor),
-    /// Print what makes a shell complete this command line
+    /// Print the completions of a shell, for its set-up
     #[command(after_help = help::COMPLETIONS_HELP)]
     Completions(crate::describe::Completions),
     /// Print the man page of the tool, or of one of its commands
@@ -185,7 +185,7 @@ pub(crate) struct Ls {
     /// Only of this kind
     #[arg(long)]
     pub(crate) kind: Option<String>,
-    /// At most so many
+    /// At most so many [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
 }
@@ -227,7 +227,7 @@ pub(crate) struct Create {
     /// A label (may be given again)
     #[arg(long, value_name = "K=V", value_parser = tag)]
     pub(crate) tag: Vec<(String, String)>,
-    /// The kind
+    /// The kind, for a program that knows it [default: untyped]
     #[arg(long)]
     pub(crate) kind: Option<String>,
     /// The state
@@ -240,7 +240,7 @@ pub(crate) struct Create {
 pub(crate) struct Update {
     /// The instance
     pub(crate) id: InstanceId,
-    /// Merge this into the state, as RFC 7386 says: null removes a key
+    /// Merge this into the state: a key is set, or removed by null (RFC 7386)
     #[arg(long, value_name = "JSON", value_parser = json)]
     pub(crate) merge: Option<serde_json::Value>,
     /// Move it to this status
@@ -294,7 +294,7 @@ pub(crate) struct Instances {
 #[derive(ClapArgs)]
 pub(crate) struct Rm {
     /// The instances
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "ID")]
     pub(crate) ids: Vec<InstanceId>,
 }
 
@@ -338,7 +338,7 @@ pub(crate) struct Gc {
 #[derive(ClapArgs)]
 pub(crate) struct Pin {
     /// The instances
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "ID")]
     pub(crate) ids: Vec<InstanceId>,
 }
 

@@ -1,7 +1,8 @@
 //! Commands that change one instance: `create`, `update`, `append`, `rm`.
 
 use fiefdom::control::{Change, Operation};
-use fiefdom::{DataRoot, InstanceId, NewInstance, Store, Untyped, View};
+use fiefdom::jobs::CommandJob;
+use fiefdom::{DataRoot, Error, InstanceId, NewInstance, Store, Untyped, View};
 use serde_json::json;
 
 use crate::args::{Append, Create, Rm, Update, unique};
@@ -51,7 +52,15 @@ pub(crate) async fn update(root: DataRoot, out: Output, args: Update) -> Result<
     let mut change = Change::new();
     (change.merge, change.status, change.reason) = (merge, status, reason);
     let operation = Operation::Update(change);
-    let record = with_store(root, async |store| Ok(store.control(&id, operation).await?.record)).await?;
+    let record = with_store(root, async |store| {
+        // A job takes only what its type has, also at rest: else its next attempt would drop it, or fail.
+        let done = match store.of_kind(CommandJob).await?.control(&id, operation.clone()).await {
+            Err(Error::KindMismatch { .. } | Error::Schema { .. }) => store.control(&id, operation).await,
+            done => done,
+        };
+        Ok(done?.record)
+    })
+    .await?;
     out.line(format!("{} revision {} {}", record.id, record.revision, record.status))?;
     out.document(&record)?;
     Ok(DONE)

@@ -22,6 +22,13 @@ use crate::store::Store;
 
 impl Batch {
     /// A new id `batch-<date>-<time>-<suffix>`; the suffix is random, so ids do not collide.
+    ///
+    /// ```
+    /// use fiefdom::jobs::Batch;
+    ///
+    /// let id = Batch::new_id(); // to tell people before the batch is made
+    /// assert!(id.as_str().starts_with("batch-"));
+    /// ```
     #[must_use]
     pub fn new_id() -> InstanceId {
         let random = uuid::Uuid::new_v4().simple().to_string();
@@ -50,6 +57,24 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     ///
     /// When the future is dropped, or the process dies, an unfinished batch may stay, of which no
     /// item was handed out: [`Batch::open`] completes it.
+    ///
+    /// ```
+    /// use fiefdom::jobs::BatchSettings;
+    ///
+    /// # use fiefdom::{Store, Untyped, jobs::Batch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// let mut settings = BatchSettings::default();
+    /// settings.context_budget = Some(80_000);
+    /// let items = (1..=1_000).map(|page| format!("https://example.org/{page}")); // written as they come
+    /// let batch = Batch::create_with(&store, "crawl-7".parse()?, items, settings).await?;
+    /// assert_eq!((batch.id().as_str(), batch.total()), ("crawl-7", 1_000));
+    /// assert_eq!(batch.settings().context_budget, Some(80_000));
+    /// # drop(batch);
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///
@@ -108,6 +133,27 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     /// Loads a batch, and goes on with it. Items that were handed out and whose process died are
     /// `interrupted` from then on, and are taken first. It reads neither the items nor the events.
     /// When the future is dropped: see [`Batch`].
+    ///
+    /// ```
+    /// # use fiefdom::{Store, Untyped, jobs::Batch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let batch = Batch::create(&store, ["alpha", "beta"].map(String::from)).await?;
+    /// # let id = batch.id().clone();
+    /// # let claim = batch.next().await?.expect("there are two");
+    /// # batch.mark_completed(&claim, ()).await?;
+    /// # drop((claim, batch));
+    /// # store.shutdown().await?;
+    /// let store = Store::open(dir.path(), Untyped).await?; // after a restart
+    /// let batch = Batch::<String>::load(&store, &id).await?;
+    /// let claim = batch.next().await?.expect("one is left");
+    /// assert_eq!(claim.item(), "beta");
+    /// # drop(claim);
+    /// # drop(batch);
+    /// # store.shutdown().await }
+    /// ```
     ///
     /// # Errors
     ///

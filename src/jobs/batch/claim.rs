@@ -174,6 +174,24 @@ impl Lookahead for Looking<'_> {
 
 /// One item that was handed out. Mark it; when it is dropped without a mark, because its worker
 /// gave up, panicked or was aborted, the item is interrupted, and is the next to be handed out.
+///
+/// ```
+/// # use fiefdom::{Store, Untyped, jobs::Batch};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> fiefdom::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let store = Store::open(dir.path(), Untyped).await?;
+/// # let batch = Batch::create(&store, ["alpha", "beta"].map(String::from)).await?;
+/// let claim = batch.next().await?.expect("there are two");
+/// assert_eq!((claim.index(), claim.attempt(), claim.item().as_str()), (0, 1, "alpha"));
+///
+/// drop(claim); // without a mark: it comes again, before the others
+/// let claim = batch.next().await?.expect("there are two");
+/// assert_eq!((claim.index(), claim.attempt()), (0, 2));
+/// # drop(claim);
+/// # drop(batch);
+/// # store.shutdown().await }
+/// ```
 #[derive(Debug)]
 #[must_use = "an item that is dropped without a mark is handed out again"]
 pub struct Claim<T> {

@@ -13,6 +13,19 @@ use crate::record::{BATCH_TAG, InstanceId, Record};
 
 /// One job of a batch: what [`Runner`](super::super::Runner) runs. It becomes an instance when it is
 /// first begun, with the tag `batch` that names its batch.
+///
+/// ```
+/// use fiefdom::jobs::{Batch, BatchItem, CommandInput};
+/// use serde_json::json;
+///
+/// let mut job = BatchItem::new("greet".parse()?, json!(CommandInput::new("echo hello")));
+/// job.tags.insert("team".into(), "docs".into());
+/// Batch::check(&"nightly".parse()?, &[job.clone()])?;
+///
+/// let twice = Batch::check(&"nightly".parse()?, &[job.clone(), job]);
+/// assert!(twice.is_err()); // one id twice
+/// # Ok::<(), fiefdom::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BatchItem {
     /// The id of the job's instance.
@@ -60,7 +73,8 @@ pub(super) fn check(batch: &InstanceId, item: &BatchItem) -> Result<()> {
 }
 
 impl Batch<BatchItem> {
-    /// Checks jobs as far as that can be done without a store. [`Batch::create`] does it too.
+    /// Checks jobs as far as that can be done without a store. [`Batch::create`] does it too. The
+    /// example is at [`BatchItem`].
     ///
     /// # Errors
     ///

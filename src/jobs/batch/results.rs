@@ -93,6 +93,32 @@ impl<T> Batch<T> {
     /// [`ResultPage::next`]. A page is read from about 256 KiB of the log, and costs the same
     /// wherever it is.
     ///
+    /// ```
+    /// use fiefdom::jobs::ItemOutcome;
+    ///
+    /// # use fiefdom::{Store, Untyped, jobs::Batch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let batch = Batch::create(&store, ["alpha", "beta"].map(String::from)).await?;
+    /// while let Some(claim) = batch.next().await? {
+    ///     batch.mark_completed(&claim, claim.item().len()).await?;
+    /// }
+    /// let mut from = Some(1);
+    /// while let Some(seq) = from {
+    ///     let page = batch.results(seq).await?;
+    ///     for result in &page.results {
+    ///         if let ItemOutcome::Completed(length) = &result.outcome {
+    ///             println!("{}: {length}", batch.item(result).await?);
+    ///         }
+    ///     }
+    ///     from = page.next;
+    /// }
+    /// # drop(batch);
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Corrupt`] and [`Error::Io`] when the log cannot be read, and those of

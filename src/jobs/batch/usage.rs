@@ -14,6 +14,19 @@ impl<T> Batch<T> {
     /// Adds tokens to what the batch has used, and returns what that is now. It is counted durably, over
     /// restarts, for all workers together. When the future is dropped they may be counted or not.
     ///
+    /// ```
+    /// # use fiefdom::{Store, Untyped, jobs::Batch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let batch = Batch::create(&store, ["alpha", "beta"].map(String::from)).await?;
+    /// let usage = batch.record_usage(1_200).await?;
+    /// assert_eq!((usage.tokens, usage.context_tokens), (1_200, 1_200));
+    /// # drop(batch);
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`InstanceRef`](crate::InstanceRef).
@@ -30,6 +43,27 @@ impl<T> Batch<T> {
     /// Whether the tokens since the last clear have reached the budget: 150 000, or
     /// [`BatchSettings::context_budget`](super::BatchSettings::context_budget).
     ///
+    /// ```
+    /// # use fiefdom::{Store, Untyped, jobs::Batch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let batch = Batch::create(&store, ["alpha", "beta"].map(String::from)).await?;
+    /// batch.record_usage(149_000).await?;
+    /// assert!(!batch.should_clear_context().await?);
+    ///
+    /// batch.record_usage(2_000).await?;
+    /// if batch.should_clear_context().await? {
+    ///     // … begin the conversation with the model anew
+    ///     batch.record_context_clear().await?;
+    /// }
+    /// let usage = batch.usage().await?;
+    /// assert_eq!((usage.tokens, usage.context_tokens, usage.context_clears), (151_000, 0, 1));
+    /// # drop(batch);
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`InstanceRef`](crate::InstanceRef).
@@ -39,7 +73,7 @@ impl<T> Batch<T> {
     }
 
     /// Notes that the context was cleared: its tokens begin at 0 again. With the event
-    /// `context.cleared`.
+    /// `context.cleared`. The example is at [`Batch::should_clear_context`].
     ///
     /// # Errors
     ///
@@ -57,7 +91,7 @@ impl<T> Batch<T> {
             .map(drop)
     }
 
-    /// What the batch has used.
+    /// What the batch has used. The example is at [`Batch::should_clear_context`].
     ///
     /// # Errors
     ///

@@ -122,6 +122,24 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Batch<T> {
     /// Marks an item failed: one commit, with the event `item.failed`. Of a long error the first
     /// 4096 characters are kept. It is taken again only after [`Batch::retry_failed`].
     ///
+    /// ```
+    /// # use fiefdom::{Store, Untyped, jobs::Batch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fiefdom::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path(), Untyped).await?;
+    /// # let batch = Batch::create(&store, ["alpha", "beta"].map(String::from)).await?;
+    /// while let Some(claim) = batch.next().await? {
+    ///     match claim.item().strip_prefix('a') {
+    ///         Some(rest) => batch.mark_completed(&claim, rest.to_owned()).await?,
+    ///         None => batch.mark_failed(&claim, "it does not begin with a").await?,
+    ///     }
+    /// }
+    /// assert_eq!(batch.progress().await?.failed, 1);
+    /// # drop(batch);
+    /// # store.shutdown().await }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`Batch::mark_completed`].

@@ -43,7 +43,7 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// What became of a batch.
+/// What became of a batch: what [`Runner::run`](super::super::Runner::run) returns.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Summary {
@@ -66,7 +66,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Whether every job has succeeded.
+    /// Whether every job has succeeded. The example is at [`Runner`](super::super::Runner).
     #[must_use]
     pub fn all_succeeded(&self) -> bool {
         self.succeeded == self.total

@@ -40,6 +40,17 @@ fn the_help_of_every_command_has_an_example() {
 }
 
 #[test]
+fn the_help_below_the_options_fits_80_columns() {
+    use clap::CommandFactory as _;
+    let tool = Args::command().get_after_help().map(ToString::to_string).expect("the tool's own");
+    for (name, help) in helps().into_iter().chain([("the tool".to_owned(), tool)]) {
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{name}: the terminal breaks {line:?}");
+        }
+    }
+}
+
+#[test]
 fn every_example_of_the_help_is_a_command_line() {
     let mut tried = 0;
     for (name, help) in helps() {

@@ -39,25 +39,31 @@ use load::Setting;
 use report::{Figures, HEAD, Measured};
 use scratch::{FileSystem, Machine, failed};
 
-pub(crate) const HELP: &str = "Every operation is an update of one instance with a small state, acknowledged at the
-durability that is asked for. Shapes:
+pub(crate) const HELP: &str = "\
+Every operation is an update of one instance with a small state, acknowledged at
+the durability that is asked for. Shapes:
   warm       each caller updates an instance of its own, which stays live
-  cold       nothing is live, and all callers come at once; each instance is used once
-  churn      a quarter of the instances may be live, and they are used in random order
-  recovery   a process under load is killed (SIGKILL), the root is opened, and each instance
-             is used once; every update that was acknowledged must be there
-  tail       half of the rate of warm; a latency counts from when the update was due, and the
-             commit log is checkpointed several times meanwhile
-  sustained  all callers at full speed: the rate of each tenth of the time, the memory, the log
+  cold       nothing is live, and all callers come at once; each instance is
+             used once
+  churn      a quarter of the instances may be live, and they are used in random
+             order
+  recovery   a process under load is killed (SIGKILL), the root is opened, and
+             each instance is used once; every update that was acknowledged must
+             be there
+  tail       half of the rate of warm; a latency counts from when the update was
+             due, and the commit log is checkpointed several times meanwhile
+  sustained  all callers at full speed: the rate of each tenth of the time, the
+             memory, the log
 
-Beside each shape is what the disk itself did right after it: APPEND is the time in which the bytes
-of one commit are appended to a plain file, and flushed unless the durability is os. Times are in
-microseconds. Files are in the page cache, so a cold start is that of a process, not of a machine.
+Beside each shape is what the disk itself did right after it: APPEND is the time
+in which the bytes of one commit are appended to a plain file, and flushed
+unless the durability is os. Times are in microseconds. Files are in the page
+cache, so a cold start is that of a process, not of a machine.
 
 A directory of its own is made in DIR, and removed at the end, also at Ctrl-C.
 
-Exit codes: 0 measured, 1 an acknowledged update was lost, 2 wrong usage, 5 the disk or the store
-failed, 130 interrupted
+Exit codes: 0 measured, 1 an acknowledged update was lost, 2 wrong usage, 5 the
+disk or the store failed, 130 interrupted
 
 Examples:
   fiefdom bench --dir /mnt/data
