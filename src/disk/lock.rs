@@ -53,9 +53,8 @@ pub(crate) struct Wanted<'a> {
 pub(crate) fn lock_instances(root: &Root, wanted: &[Wanted<'_>]) -> Vec<Result<Locked<Dir>>> {
     let made: Vec<_> = if wanted.iter().any(|wanted| wanted.make.is_some()) {
         let mut door = root.door.enter(root);
-        let mut make = |id: &InstanceId, created| {
-            door.change(Change::Add(id, created), || root.instances.create_dir(id.as_str()))
-        };
+        let mut make =
+            |id: &InstanceId, created| door.change(Change::Add(id, created), || root.instances.create_dir(id.as_str()));
         wanted.iter().map(|wanted| wanted.make.map(|created| make(wanted.id, created))).collect()
     } else {
         wanted.iter().map(|_| None).collect()

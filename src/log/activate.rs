@@ -11,8 +11,8 @@ use super::lane::Lane;
 use super::{Log, recover};
 use crate::disk::fs::{Dir, Lock, Locked};
 use crate::disk::listing::Created;
-use crate::disk::root::Root;
 use crate::disk::lock::Wanted;
+use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
 use crate::error::{Error, Result};
 use crate::mutants::{Protection, without};
@@ -68,8 +68,7 @@ pub(crate) struct Birth {
 
 /// Makes and locks the directories of new instances, which share what can be shared. Blocks.
 pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, births: &[Birth]) -> Vec<Result<Activated>> {
-    let wanted: Vec<_> =
-        births.iter().map(|birth| Wanted { id: &birth.id, make: Some(birth.at.into()) }).collect();
+    let wanted: Vec<_> = births.iter().map(|birth| Wanted { id: &birth.id, make: Some(birth.at.into()) }).collect();
     let locked = lock_all_undisturbed(root, log.writer_id(), &wanted);
     births.iter().zip(locked).map(|(birth, dir)| create_in(root, log, options, birth, dir)).collect()
 }
