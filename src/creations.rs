@@ -92,6 +92,7 @@ impl Drop for Attendant {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use uuid::Uuid;
 
@@ -133,7 +134,8 @@ mod tests {
         let creations = Arc::new(Creations::default());
         let panics = |_: &[Birth]| -> Vec<Result<Activated>> { std::panic::panic_any("a test") };
         assert!(matches!(creations.make(birth(0), panics).await, Err(Error::Closed)));
-        let made = creations.make(birth(1), |births| births.iter().map(nobody).collect()).await;
-        assert!(matches!(made, Err(Error::NotFound { .. })));
+        let next = creations.make(birth(1), |births| births.iter().map(nobody).collect());
+        let next = tokio::time::timeout(Duration::from_secs(20), next).await.expect("it is attended to");
+        assert!(matches!(next, Err(Error::NotFound { .. })));
     }
 }
