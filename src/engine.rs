@@ -17,12 +17,13 @@ use crate::actors::transaction::{Stamp, Transaction};
 use crate::actors::{Admission, Permit, Queued};
 use crate::blocking;
 use crate::control::{Operation, Server, WireDone};
+use crate::creations::Creations;
 use crate::disk::lock::Writer;
 use crate::disk::root::Root;
 use crate::disk::socket;
 use crate::error::{Error, Result};
 use crate::kind::Instance;
-use crate::log::activate::{self, Activated};
+use crate::log::activate::{self, Activated, Birth};
 use crate::log::{Log, recover, trash};
 use crate::metrics;
 use crate::options::{Durability, Options};
@@ -43,6 +44,7 @@ pub(crate) struct Ground {
     pub(crate) root: Arc<Root>,
     pub(crate) log: Arc<Log>,
     pub(crate) options: Options,
+    creations: Arc<Creations>,
 }
 
 impl Engine {
@@ -56,7 +58,7 @@ impl Engine {
             let writer = Writer::create(&root)?;
             let socket = socket::listen(&writer.dir);
             let log = Arc::new(Log::start(Arc::clone(&root), writer, options.clone())?);
-            Ok((Arc::new(Ground { root, log, options }), socket))
+            Ok((Arc::new(Ground { root, log, options, creations: Arc::default() }), socket))
         })
         .await?;
         let registry = Registry { options: ground.options.clone() };
@@ -188,11 +190,7 @@ impl Engine {
         Box::new(move |registry: ActorCell| {
             let span = tracing::info_span!("create", id = %record.id, epoch = 1);
             async move {
-                let activated = blocking::run({
-                    let (ground, id, uid, at) = (Arc::clone(&ground), record.id.clone(), record.uid, record.created_at);
-                    move || activate::create(&ground.root, &ground.log, &ground.options, &id, uid, at)
-                })
-                .await?;
+                let activated = ground.make(&record).await?;
                 let lane = Arc::clone(&activated.lane);
                 let stamp = ground.stamp(1);
                 let created = async {
@@ -232,6 +230,14 @@ impl Drop for Engine {
 }
 
 impl Ground {
+    /// Makes and locks the directory of a new instance.
+    async fn make<S>(self: &Arc<Self>, record: &Record<S>) -> Result<Activated> {
+        let birth = Birth { id: record.id.clone(), uid: record.uid, at: record.created_at };
+        let ground = Arc::clone(self);
+        let create = move |births: &[Birth]| activate::create(&ground.root, &ground.log, &ground.options, births);
+        self.creations.make(birth, create).await
+    }
+
     pub(crate) fn stamp(&self, epoch: u64) -> Stamp {
         Stamp {
             epoch,

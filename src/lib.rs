@@ -54,6 +54,7 @@ mod blocking;
 mod changes;
 mod checkpoint;
 pub mod control;
+mod creations;
 mod disk;
 mod engine;
 mod error;

@@ -257,7 +257,7 @@ fn remove_trash(root: &Root, name: &str) -> Result<Outcome> {
 fn mend_instance(root: &Arc<Root>, finding: &Finding) -> Result<Outcome> {
     let Some(id) = &finding.instance else { return Ok(not_any_more()) };
     let _order = root.recovery_lock()?.lock(Lock::Shared)?;
-    let dir = match lock::lock_instance(root, id, None) {
+    let dir = match lock::lock_instance(root, id) {
         Ok(dir) => dir,
         Err(Error::NotFound { .. }) => return Ok(not_any_more()),
         Err(error @ Error::Locked { .. }) => return Ok(Outcome::Skipped(error.to_string())),

@@ -39,19 +39,50 @@ const LIST_READS: usize = 4;
 /// How long the files of a process that is dying may take to be closed.
 const DYING: Duration = Duration::from_millis(100);
 
-/// Locks the directory of an instance. `make` says that a missing one is made, and when the instance
-/// in it is created.
+/// An instance whose directory is to be locked.
+pub(crate) struct Wanted<'a> {
+    pub(crate) id: &'a InstanceId,
+    /// A missing directory is made, and the instance in it is created at this time.
+    pub(crate) make: Option<Created>,
+}
+
+/// Locks the directories of instances. Those that are missing and to be made are all made before the
+/// first is locked.
 ///
 /// The caller holds `recovery.lock` shared, or exclusive.
-pub(crate) fn lock_instance(root: &Root, id: &InstanceId, make: Option<Created>) -> Result<Locked<Dir>> {
+pub(crate) fn lock_instances(root: &Root, wanted: &[Wanted<'_>]) -> Vec<Result<Locked<Dir>>> {
+    let made: Vec<_> = if wanted.iter().any(|wanted| wanted.make.is_some()) {
+        let mut door = root.door.enter(root);
+        let mut make =
+            |id: &InstanceId, created| door.change(Change::Add(id, created), || root.instances.create_dir(id.as_str()));
+        wanted.iter().map(|wanted| wanted.make.map(|created| make(wanted.id, created))).collect()
+    } else {
+        wanted.iter().map(|_| None).collect()
+    };
+    let lock = |(wanted, made): (&Wanted<'_>, Option<Result<bool>>)| {
+        let is_new = made.transpose()?.unwrap_or_default();
+        lock_made(root, wanted, is_new)
+    };
+    wanted.iter().zip(made).map(lock).collect()
+}
+
+/// Locks the directory of an instance that is there.
+///
+/// The caller holds `recovery.lock` shared, or exclusive.
+pub(crate) fn lock_instance(root: &Root, id: &InstanceId) -> Result<Locked<Dir>> {
+    lock_made(root, &Wanted { id, make: None }, false)
+}
+
+/// Locks a directory that was made just now (`is_new`), or was there.
+fn lock_made(root: &Root, wanted: &Wanted<'_>, mut is_new: bool) -> Result<Locked<Dir>> {
+    let Wanted { id, make } = *wanted;
     let not_found = || Error::NotFound { id: id.clone(), root: root.instances.path().to_owned() };
-    for _ in 0..SWAP_RETRIES {
-        let is_new = match make {
-            Some(created) => {
-                root.door.through(root, Change::Add(id, created), || root.instances.create_dir(id.as_str()))?
-            }
-            None => false,
-        };
+    for attempt in 0..SWAP_RETRIES {
+        if let Some(created) = make
+            && attempt > 0
+        {
+            is_new = root.door.through(root, Change::Add(id, created), || root.instances.create_dir(id.as_str()))?;
+        }
         let dir = match root.instances.open_dir(id.as_str()) {
             Ok(Some(dir)) => dir,
             Ok(None) if make.is_some() => continue,

@@ -338,6 +338,32 @@ async fn two_writers_and_a_reader_at_once_lose_no_instance() {
     assert_eq!(ids(Some(1000)), ids(None));
 }
 
+#[tokio::test]
+async fn creations_that_are_made_together_are_all_in_the_index() {
+    let ground = Ground::of("abcdef");
+    assert_eq!(ground.newest(1), "f");
+    let store = ground.store().await;
+    // One of them exists, and one was begun by somebody who died.
+    std::fs::create_dir(ground.instance("w")).expect("mkdir");
+    let create = |name| store.create(NewInstance::with_id(id(name)));
+    let made = futures::future::join_all(["x", "a", "w", "y", "z"].map(create)).await;
+    let exists = |made: &Result<_, Error>| matches!(made, Err(Error::AlreadyExists { id, .. }) if id.as_str() == "a");
+    assert_eq!(made.iter().map(exists).collect::<Vec<_>>(), [false, true, false, false, false]);
+    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 4);
+    drop(made);
+    store.shutdown().await.expect("a shutdown");
+    // The directory that was made by hand is what the index did not know: it is made good once.
+    let mut names: Vec<char> = ground.newest(20).chars().collect();
+    names.sort_unstable();
+    assert_eq!(String::from_iter(names), "abcdefwxyz");
+    let store = ground.store().await;
+    let create = |name| store.create(NewInstance::with_id(id(name)));
+    assert!(futures::future::join_all(["p", "q", "r"].map(create)).await.iter().all(Result::is_ok));
+    store.shutdown().await.expect("a shutdown");
+    assert!(ground.is_current());
+    assert_eq!(ground.newest(20).len(), 13);
+}
+
 #[test]
 fn a_long_tail_becomes_entries() {
     let ground = Ground::of("abcdef");

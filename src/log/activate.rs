@@ -11,6 +11,7 @@ use super::lane::Lane;
 use super::{Log, recover};
 use crate::disk::fs::{Dir, Lock, Locked};
 use crate::disk::listing::Created;
+use crate::disk::lock::Wanted;
 use crate::disk::root::Root;
 use crate::disk::{layout, lock, quarantine};
 use crate::error::{Error, Result};
@@ -58,17 +59,30 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
     Ok(Activated { lane, record: Some(record) })
 }
 
-/// Makes and locks the directory of a new instance. Blocks.
-pub(crate) fn create(
+/// An instance that is to be made.
+pub(crate) struct Birth {
+    pub(crate) id: InstanceId,
+    pub(crate) uid: Uuid,
+    pub(crate) at: DateTime<Utc>,
+}
+
+/// Makes and locks the directories of new instances, which share what can be shared. Blocks.
+pub(crate) fn create(root: &Arc<Root>, log: &Log, options: &Options, births: &[Birth]) -> Vec<Result<Activated>> {
+    let wanted: Vec<_> = births.iter().map(|birth| Wanted { id: &birth.id, make: Some(birth.at.into()) }).collect();
+    let locked = lock_all_undisturbed(root, log.writer_id(), &wanted);
+    births.iter().zip(locked).map(|(birth, dir)| create_in(root, log, options, birth, dir)).collect()
+}
+
+fn create_in(
     root: &Arc<Root>,
     log: &Log,
     options: &Options,
-    id: &InstanceId,
-    uid: Uuid,
-    created: DateTime<Utc>,
+    birth: &Birth,
+    dir: Result<Locked<Dir>>,
 ) -> Result<Activated> {
+    let id = &birth.id;
     let exists = || Error::AlreadyExists { id: id.clone(), path: root.instances.path_of(id.as_str()) };
-    let dir = match lock_undisturbed(root, log.writer_id(), id, Some(created.into())) {
+    let dir = match dir {
         // Whoever has it locked made it first, or is about to.
         Err(Error::Locked { .. }) => return Err(exists()),
         other => other?,
@@ -78,39 +92,56 @@ pub(crate) fn create(
     }
     // A directory without a record is a creation that was cut short: it is free to be taken.
     let files = EventWriter::empty(options.event_segment_bytes);
-    let lane = Lane::new(Arc::clone(root), log, id, uid, 1, dir, files);
+    let lane = Lane::new(Arc::clone(root), log, id, birth.uid, 1, dir, files);
     Ok(Activated { lane, record: None })
 }
 
 /// Takes the lock of an instance of which no dead writer holds back commits.
-///
-/// Writers are looked at when the lock is held: one that dies later did not own the instance.
 pub(crate) fn lock_undisturbed(
     root: &Arc<Root>,
     own: Uuid,
     id: &InstanceId,
     make: Option<Created>,
 ) -> Result<Locked<Dir>> {
+    lock_all_undisturbed(root, own, &[Wanted { id, make }]).remove(0)
+}
+
+/// [`lock_undisturbed`] for several: one answer for each.
+///
+/// Writers are looked at when the locks are held: one that dies later did not own these instances.
+fn lock_all_undisturbed(root: &Arc<Root>, own: Uuid, wanted: &[Wanted<'_>]) -> Vec<Result<Locked<Dir>>> {
+    let all = |error: Error| wanted.iter().map(|_| Err(error.clone())).collect();
     for _ in 0..RECOVERY_RETRIES {
-        let order = root.recovery_lock()?.lock(Lock::Shared)?;
-        let dir = lock::lock_instance(root, id, make)?;
-        let looked = lock::any_dead_writer(root, own);
-        let looked =
-            looked.and_then(|dead| if dead { Ok(dead) } else { recover::refuse_if_blocked(root, id).map(|()| dead) });
-        match looked {
-            Ok(false) => return Ok(dir),
-            Ok(true) => drop((dir, order)),
-            Err(error) => {
-                if make.is_some() {
-                    // It goes if it is empty: then it is of no use to anybody.
-                    let _ = lock::remove_empty(root, id);
-                }
-                return Err(error);
-            }
+        let order = match root.recovery_lock().and_then(|file| file.lock(Lock::Shared)) {
+            Ok(order) => order,
+            Err(error) => return all(error),
+        };
+        let locked = lock::lock_instances(root, wanted);
+        if locked.iter().all(Result::is_err) {
+            return locked;
         }
-        recover::recover(root, Some(own))?;
+        let dead = lock::any_dead_writer(root, own);
+        if !matches!(dead, Ok(true)) {
+            let free = |id: &InstanceId| dead.clone().and_then(|_| recover::refuse_if_blocked(root, id));
+            let checked = |(wanted, dir): (&Wanted<'_>, Result<Locked<Dir>>)| {
+                let dir = dir?;
+                free(wanted.id).inspect_err(|_| {
+                    if wanted.make.is_some() {
+                        // It goes if it is empty: then it is of no use to anybody.
+                        let _ = lock::remove_empty(root, wanted.id);
+                    }
+                })?;
+                Ok(dir)
+            };
+            return wanted.iter().zip(locked).map(checked).collect();
+        }
+        drop((locked, order));
+        if let Err(error) = recover::recover(root, Some(own)) {
+            return all(error);
+        }
     }
-    Err(Error::Overloaded { what: "recoveries of dead writers during one activation", limit: RECOVERY_RETRIES as u64 })
+    let limit = RECOVERY_RETRIES as u64;
+    all(Error::Overloaded { what: "recoveries of dead writers during one activation", limit })
 }
 
 /// The bytes of `instance.json`; `None` when there is none.

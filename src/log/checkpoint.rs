@@ -114,7 +114,7 @@ fn live(shared: &Shared, id: &InstanceId, lane: &Weak<Lane>) -> Option<Arc<Lane>
 /// process has it, is not disturbed: then this fails, and is tried again.
 fn rewrite_released(shared: &Shared, id: &InstanceId, lines: Vec<Line>) -> Result<()> {
     let _order = shared.root.recovery_lock()?.lock(Lock::Exclusive)?;
-    let dir = match lock::lock_instance(&shared.root, id, None) {
+    let dir = match lock::lock_instance(&shared.root, id) {
         Err(Error::NotFound { .. }) => return Ok(()),
         locked => locked?,
     };

@@ -319,7 +319,7 @@ impl Recovery<'_> {
 
     /// The directory that was claimed before; `None` when somebody has removed it since.
     fn locked(&self, id: &InstanceId) -> Result<Option<Locked<Dir>>> {
-        match lock::lock_instance(self.root, id, None) {
+        match lock::lock_instance(self.root, id) {
             Ok(dir) => Ok(Some(dir)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(e),
@@ -393,7 +393,7 @@ const DYING: Duration = Duration::from_secs(2);
 fn claim(root: &Root, id: &InstanceId, dying: &Dying) -> Result<Option<Locked<Dir>>> {
     let begun = Instant::now();
     loop {
-        let owner = match lock::lock_instance(root, id, None) {
+        let owner = match lock::lock_instance(root, id) {
             Ok(dir) => return Ok(Some(dir)),
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(Error::Locked { owner, .. }) => owner.map(|owner| owner.pid),

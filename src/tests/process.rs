@@ -21,6 +21,7 @@ use crate::disk::layout;
 use crate::disk::model::Disk;
 use crate::disk::root::Root;
 use crate::error::{Error, Result};
+use crate::log::activate::Birth;
 use crate::log::events::{EventReader, Lines};
 use crate::log::lane::Lane;
 use crate::log::stepper::Stepper;
@@ -252,14 +253,9 @@ impl Process {
         }
         self.bury(instance)?;
         let uid = Uuid::new_v4();
-        let activated = match activate::create(
-            &self.root,
-            &self.stepper.log,
-            &self.options,
-            &id(instance),
-            uid,
-            chrono::Utc::now(),
-        ) {
+        let birth = Birth { id: id(instance), uid, at: chrono::Utc::now() };
+        let mut made = activate::create(&self.root, &self.stepper.log, &self.options, &[birth]);
+        let activated = match made.remove(0) {
             Err(Error::AlreadyExists { .. }) => return Ok(()),
             other => other?,
         };

@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use line::{Event, Header, Stamp};
 
-use super::fs::{File, Identity};
+use super::fs::{File, Held, Identity};
 use super::layout;
 use super::root::Root;
 use crate::error::Result;
@@ -72,23 +72,18 @@ impl Door {
         act()
     }
 
-    /// Changes `instances/`: `act` says whether it did. The index is a cache: what cannot be written
-    /// to it is made good by the next listing.
+    /// Changes `instances/`: `act` says whether it did.
     pub(crate) fn through(&self, root: &Root, change: Change<'_>, act: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        self.enter(root).change(change, act)
+    }
+
+    /// For several changes of `instances/`, between which nobody else who goes through the door has his.
+    pub(crate) fn enter<'a>(&'a self, root: &'a Root) -> Inside<'a> {
         let mut tail = self.tail();
-        // Without the lock the index does not hear of it, and does not fit any more.
-        let Ok(_held) = root.instances.hold() else { return act() };
-        let fits = tail_that_fits(&mut tail, root).unwrap_or_default();
-        let changed = act()?;
-        if changed
-            && fits
-            && let Some(known) = tail.as_mut()
-            && let Err(error) = known.add(root, change)
-        {
-            tracing::debug!(%error, "the listing index is left as it is");
-            *tail = None;
-        }
-        Ok(changed)
+        // Without the lock the index does not hear of them, and does not fit any more.
+        let held = root.instances.hold().ok();
+        let fits = held.is_some() && tail_that_fits(&mut tail, root).unwrap_or_default();
+        Inside { root, fits, _held: held, tail }
     }
 
     /// Adds to the index what it should know of an instance that is in its place.
@@ -141,6 +136,34 @@ impl Door {
     /// Removes the index of a root that has become small.
     pub(crate) fn close(&self, root: &Root) -> Result<()> {
         self.alone(root, || root.internal.remove_file(layout::LISTING).map(drop))
+    }
+}
+
+/// Whoever changes `instances/`, until this is dropped.
+pub(crate) struct Inside<'a> {
+    root: &'a Root,
+    /// Whether the index knows `instances/` as it is.
+    fits: bool,
+    // Let go before the tail: the lock belongs to a directory that all threads share.
+    _held: Option<Held<'a>>,
+    tail: MutexGuard<'a, Option<Tail>>,
+}
+
+impl Inside<'_> {
+    /// Makes one change: `act` says whether it did. The index is a cache: what cannot be written to it
+    /// is made good by the next listing.
+    pub(crate) fn change(&mut self, change: Change<'_>, act: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        let changed = act()?;
+        if changed
+            && self.fits
+            && let Some(known) = self.tail.as_mut()
+            && let Err(error) = known.add(self.root, change)
+        {
+            tracing::debug!(%error, "the listing index is left as it is");
+            *self.tail = None;
+            self.fits = false;
+        }
+        Ok(changed)
     }
 }
 
