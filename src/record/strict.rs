@@ -119,8 +119,8 @@ impl Writer<'_> {
     /// Text without anything to escape, which most is, is copied as it is.
     fn text(&mut self, text: &str) -> Result<(), Refused> {
         // All bytes are looked at, without an early end: several in one instruction.
-        let escapes = text.bytes().fold(false, |found, byte| found | (byte < b' ') | (byte == b'"') | (byte == b'\\'));
-        if escapes {
+        let escaped = |byte| u8::from(byte < b' ' || byte == b'"' || byte == b'\\');
+        if text.bytes().fold(0, |found, byte| found | escaped(byte)) > 0 {
             return self.leaf(text);
         }
         self.out.reserve(text.len() + 2);
