@@ -11,6 +11,7 @@ use futures::Stream;
 use serde::Serialize;
 
 use crate::actors::instance::Live;
+use crate::actors::request::Committed;
 use crate::actors::transaction::Transaction;
 use crate::actors::{Hold, Permit};
 use crate::blocking;
@@ -71,18 +72,6 @@ impl<I: Instance> std::fmt::Debug for InstanceRef<I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InstanceRef").field("id", &self.id).field("kind", &I::KIND).finish_non_exhaustive()
     }
-}
-
-/// What a commit came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Committed<R> {
-    /// What the closure returned.
-    pub value: R,
-    /// The revision that the commit made.
-    pub revision: u64,
-    /// `seq` of the instance's last event after it.
-    pub last_event_seq: u64,
 }
 
 /// A directory of an instance, which is the caller's to use: see [`InstanceRef::dir`].

@@ -85,6 +85,7 @@ mod tests;
 mod transfer;
 mod view;
 
+pub use actors::request::Committed;
 pub use actors::transaction::Transaction;
 pub use admin::{Deleted, GcReport, Refused, RefusedReason, Retention, RetentionRule};
 pub use admin::{Doctor, Finding, Outcome, Repair, Report, Severity};
@@ -92,7 +93,7 @@ pub use admin::{Exported, ImportOptions, Imported, LeftOut, Origin};
 pub use alarms::{Alarms, DueAlarm};
 pub use changes::Lagged;
 pub use error::{BoxError, Error, Owner, Result, Unanswered};
-pub use instance::{Committed, InstanceRef, KeepAwake, Session, SubDir};
+pub use instance::{InstanceRef, KeepAwake, Session, SubDir};
 pub use kind::{Instance, NewInstance, Untyped};
 pub use migration::{Migrated, Migrating, Migration, MigrationOutcome};
 pub use options::{Durability, Options};

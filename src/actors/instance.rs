@@ -27,11 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Permit, Queued};
 use super::registry::Occupant;
-use super::request::{Asked, Request};
+use super::request::{Asked, Committed, Request};
 use super::transaction::{Sealed, Stamp, Transaction};
 use crate::control::{Operation, WireDone};
 use crate::error::{Error, Result, panic_message};
-use crate::instance::Committed;
 use crate::kind::Instance;
 use crate::log::Log;
 use crate::log::changes::ChangeFeed;

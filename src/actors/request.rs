@@ -9,10 +9,21 @@ use super::admission::Permit;
 use super::instance::Core;
 use super::transaction::Transaction;
 use crate::error::Result;
-use crate::instance::Committed;
 use crate::log::commit::Caller;
 use crate::options::Durability;
 use crate::record::Record;
+
+/// What a commit came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Committed<R> {
+    /// What the closure returned.
+    pub value: R,
+    /// The revision that the commit made.
+    pub revision: u64,
+    /// `seq` of the instance's last event after it.
+    pub last_event_seq: u64,
+}
 
 /// A change, as the actor sees it. What becomes of it is told by [`Caller::told`].
 pub(crate) trait Request<S>: Caller {
