@@ -357,18 +357,15 @@ impl<S: Clone + Serialize> Transaction<S> {
         };
         let unserializable = |e: serde_json::Error| json::unserializable("state", &e);
         let limit = stamp.record_bytes;
-        if touched == Touched::Record {
-            strict::check("state", &*draft.state)?;
-        }
         let mut line = LineDraft::begin(&head).map_err(unserializable)?;
-        let mut has_record = touched == Touched::Record;
-        if touched == Touched::State {
-            // What surrounds the state is not longer than a whole record was.
-            let around = draft.whole.unwrap_or(limit).saturating_add(GROWTH);
-            has_record = around >= limit || line.state(&*draft.state)? > limit - around;
-            if has_record {
-                line = LineDraft::begin(&head).map_err(unserializable)?;
-            }
+        // What surrounds the state is not longer than a whole record was.
+        let around = draft.whole.unwrap_or(limit).saturating_add(GROWTH);
+        let mut has_record = touched == Touched::Record || touched == Touched::State && around >= limit;
+        if has_record {
+            strict::check("state", &*draft.state)?;
+        } else if touched == Touched::State && line.state(&*draft.state)? > limit - around {
+            has_record = true;
+            line = LineDraft::begin(&head).map_err(unserializable)?;
         }
         if has_record {
             let bytes = line.record(&draft)?;

@@ -167,3 +167,50 @@ async fn the_room_of_commits_in_the_log_is_given_back_when_they_are_written() ->
     store.shutdown().await?;
     Ok(())
 }
+
+/// Holds a number that JSON may not be able to hold.
+struct Gauge;
+
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
+struct Reading {
+    value: f64,
+}
+
+impl fiefdom::Instance for Gauge {
+    const KIND: &'static str = "gauge";
+    type State = Reading;
+    type Prepared = ();
+
+    async fn prepare(&self) -> Result<(), fiefdom::BoxError> {
+        Ok(())
+    }
+
+    fn initial(&self, (): &(), _: &NewInstance) -> Result<Reading, fiefdom::BoxError> {
+        Ok(Reading::default())
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_json_cannot_hold_is_refused_by_every_commit_of_an_activation() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = Store::open(root.path(), Gauge).await?;
+    store.create(NewInstance::with_id(id("a"))).await?;
+    store.shutdown().await?;
+    let store = Store::open(root.path(), Gauge).await?;
+    let gauge = store.get(&id("a")).await?;
+    // The first commit writes the whole record, the later ones the state alone, unless they change more.
+    for value in 1..=3_u32 {
+        let refused = gauge.update(|state| state.value = f64::NAN).await;
+        assert!(matches!(&refused, Err(Error::Unserializable { field, .. }) if field == "state.value"), "{refused:?}");
+        let refused = gauge.commit(|tx| {
+            tx.state_mut().value = f64::INFINITY;
+            tx.tag("a", "b")
+        });
+        assert!(matches!(refused.await, Err(Error::Unserializable { .. })));
+        gauge.update(move |state| state.value = value.into()).await?;
+        let record = gauge.record().await?;
+        assert_eq!((record.revision, record.state.value, record.tags.len()), (u64::from(value), f64::from(value), 0));
+    }
+    store.shutdown().await?;
+    Ok(())
+}
