@@ -21,6 +21,10 @@ pub(crate) enum Protection {
     Replacement,
     /// The name of a new instance is on disk before its first commit.
     NameFlush,
+    /// What a later segment says anew is on disk there before an earlier one is dropped.
+    CarriedOnDisk,
+    /// A segment with events is not dropped before they are in files that are on disk.
+    CarriedWhole,
     /// Directories are flushed before the log is dropped.
     DirectoryFlush,
     /// The index of the alarms is on disk before the log is dropped.

@@ -171,10 +171,32 @@ async fn a_panic_in_a_closure_is_counted() -> TestResult {
     Ok(())
 }
 
-/// Forty updates at once, and how many of them were refused at a limit.
+#[tokio::test]
+async fn commits_that_wait_together_are_as_durable_as_the_most_demanding_of_them() -> TestResult {
+    let since = Since::now(&[DISK, OS]).await;
+    let root = tempfile::tempdir()?;
+    let store = open(&root, |options| options.durability = Durability::Os).await?;
+    let it = store.create(new("a").durability(Durability::Os)).await?;
+    let levels = [Durability::Os, Durability::Disk, Durability::Os];
+    let commits = levels.map(|level| {
+        it.commit(move |tx| {
+            tx.set_durability(level);
+            tx.event("seen", &())
+        })
+    });
+    for made in join_all(commits).await {
+        made?;
+    }
+    assert_eq!((since.sum(DISK), since.sum(OS)), (3, 1));
+    store.shutdown().await?;
+    Ok(())
+}
+
+/// Forty updates at once of two instances, and how many of them were refused at a limit. (Those of one
+/// instance that wait together are one piece to the log.)
 async fn refused(store: &Store<Counter>) -> TestResult<i64> {
-    let it = store.get_or_create(new("a")).await?;
-    let outcomes = join_all((0..40).map(|_| it.update(|state| state.value += 1))).await;
+    let both = [store.get_or_create(new("a")).await?, store.get_or_create(new("b")).await?];
+    let outcomes = join_all((0..40).map(|n| both[n % 2].update(|state| state.value += 1))).await;
     let at_limit = |error: &Error| match error {
         Error::Overloaded { .. } => true,
         Error::NotApplied { reason, .. } => matches!(**reason, Error::Overloaded { .. }),

@@ -1,16 +1,17 @@
 //! The instance actor: the only writer of one instance.
 //!
 //! ```text
-//! InstanceRef ──Commit──> actor ──Commit──> commit log
-//!      ^                    │ current                │ durable
-//!      │                    v                        v
-//!      └──────────── published <──────────── (in order) reply
+//! InstanceRef ──Asked──> inbox ──> actor ──Commit──> commit log
+//!      ^                             │ current            │ durable
+//!      │                             v                    v
+//!      └───────────────────── published <──────── (in order) reply
 //! ```
 //!
-//! The actor applies a change to `current`, hands it to the log, and goes on to the next message: it
-//! does not wait for the disk, so one busy instance fills a batch by itself. When the commit is
-//! durable the log publishes its record and then replies. Reads take what is published: they never
-//! see what is not durable, and a caller that got its reply sees its own write.
+//! The actor takes everything that waits in its inbox, applies one change after the other, and hands
+//! all of them to the log as one line. It does not wait for the disk: what comes meanwhile is the next
+//! line, so a busy instance pays for a line what an idle one does. When the line is durable the log
+//! publishes the last record and then replies to each. Reads take what is published: they never see
+//! what is not durable, and a caller that got its reply sees its own write.
 //!
 //! Its loop awaits nothing but a deletion.
 
@@ -26,6 +27,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Permit, Queued};
+use super::inbox::Inbox;
 use super::registry::Occupant;
 use super::request::{Asked, Committed, Request};
 use super::transaction::{Sealed, Stamp, Transaction};
@@ -34,15 +36,15 @@ use crate::error::{Error, Result, panic_message};
 use crate::kind::Instance;
 use crate::log::Log;
 use crate::log::changes::ChangeFeed;
-use crate::log::commit::{Caller, Commit, LineDraft};
+use crate::log::commit::{Body, Caller, Commit};
 use crate::log::lane::Lane;
 use crate::metrics;
 use crate::options::Durability;
-use crate::record::{Record, Status};
+use crate::record::{Record, Status, Step};
 
-pub(crate) enum InstanceMsg<I: Instance> {
-    /// Change the instance.
-    Commit(Box<dyn Request<I::State>>),
+pub(crate) enum InstanceMsg {
+    /// Something has come into the inbox.
+    Work,
     /// Delete the instance: commit that, and move its directory to the trash. The registry sends
     /// it when nothing else is under way. The reply is the name in the trash.
     Delete(RpcReplyPort<Result<Option<String>>>),
@@ -52,6 +54,7 @@ pub(crate) enum InstanceMsg<I: Instance> {
 pub(crate) struct Core<S> {
     pub(crate) lane: Arc<Lane>,
     pub(crate) admission: Arc<Admission>,
+    inbox: Inbox<Box<dyn Request<S>>>,
     /// The last durable record.
     published: Mutex<Arc<Record<S>>>,
     /// Hears of every commit.
@@ -85,6 +88,7 @@ impl<S> Core<S> {
             attending: AtomicUsize::new(0),
             lane,
             admission,
+            inbox: Inbox::new(),
             published: Mutex::new(Arc::new(record)),
             changes,
             stamp,
@@ -116,10 +120,11 @@ impl<S> Core<S> {
         self.attending.load(Ordering::Acquire) > 0
     }
 
-    /// The commit that made this record is as durable as it asked to be. Gives back what was published
-    /// before.
-    pub(super) fn publish(&self, record: Arc<Record<S>>) -> Arc<Record<S>> {
-        let change = self.changes.is_heard().then(|| record.change(false));
+    /// The commits of which the last made this record are as durable as they asked to be. Gives back
+    /// what was published before.
+    pub(super) fn publish(&self, record: Arc<Record<S>>, steps: impl Iterator<Item = Step>) -> Arc<Record<S>> {
+        let changes: Option<Vec<_>> =
+            self.changes.is_heard().then(|| steps.map(|step| step.change(&record, false)).collect());
         let (status, work) = (record.status, Arc::as_ptr(&record.work));
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *published, record);
@@ -131,7 +136,7 @@ impl<S> Core<S> {
             // After the record, so that whoever follows the status finds it there.
             self.status.send_replace(status);
         }
-        if let Some(change) = change {
+        for change in changes.into_iter().flatten() {
             self.changes.publish(change);
         }
         before
@@ -150,7 +155,7 @@ impl<S> Drop for Attendance<S> {
 /// A live instance, as the registry and the handles hold it.
 pub(crate) struct Live<I: Instance> {
     pub(crate) core: Arc<Core<I::State>>,
-    pub(crate) actor: ActorRef<InstanceMsg<I>>,
+    pub(crate) actor: ActorRef<InstanceMsg>,
 }
 
 impl<I: Instance> Live<I> {
@@ -180,7 +185,10 @@ impl<I: Instance> Live<I> {
         F: FnOnce(&mut Transaction<I::State>) -> Result<R> + Send + 'static,
     {
         let (asked, answer) = Asked::new(&self.core, permit, durability, change);
-        let sent = self.actor.cast(InstanceMsg::Commit(asked)).is_ok();
+        let sent = match self.core.inbox.put(asked) {
+            Some(wake) => !wake || self.actor.cast(InstanceMsg::Work).is_ok(),
+            None => false,
+        };
         let id = self.core.lane.id.clone();
         async move {
             let answer = if sent { answer.wait().await } else { None };
@@ -232,11 +240,46 @@ struct InstanceActor<I: Instance> {
     log: Arc<Log>,
 }
 
+impl<I: Instance> Drop for InstanceActor<I> {
+    /// Whoever waits in the inbox waits in vain.
+    fn drop(&mut self) {
+        self.core.inbox.close();
+    }
+}
+
+/// Most changes between two looks at the other messages, so that no thread of the runtime is held for
+/// long.
+const AT_ONCE: usize = 256;
+
+/// From how many bytes of events on a line takes no further commit in.
+const LINE_EVENTS: usize = 64 << 10;
+
 struct State<S> {
     /// The record with every commit that was handed to the log, durable or not.
     current: Arc<Record<S>>,
     /// See [`Lane::generation`].
     generation: u64,
+    /// Room for what is taken out of the inbox.
+    room: Vec<Box<dyn Request<S>>>,
+}
+
+/// Changes that have been made, each on the one before, and go to the log as one line.
+struct Run<S> {
+    sealed: Sealed<S>,
+    /// The more demanding of those that they asked for.
+    durability: Durability,
+    first: Box<dyn Request<S>>,
+    others: Vec<Box<dyn Request<S>>>,
+}
+
+impl<S> Run<S> {
+    fn join(&mut self, sealed: Sealed<S>, durability: Durability, request: Box<dyn Request<S>>) {
+        self.sealed.join(sealed);
+        if durability == Durability::Disk {
+            self.durability = durability;
+        }
+        self.others.push(request);
+    }
 }
 
 impl<I: Instance> InstanceActor<I> {
@@ -250,37 +293,72 @@ impl<I: Instance> InstanceActor<I> {
         }
     }
 
-    fn commit(&self, state: &mut State<I::State>, mut request: Box<dyn Request<I::State>>) {
+    /// Does what waits, and says whether there is more.
+    fn work(&self, state: &mut State<I::State>) -> bool {
+        let mut requests = std::mem::take(&mut state.room);
+        let more = self.core.inbox.take(&mut requests, AT_ONCE);
         self.follow_generation(state);
         let id = &self.core.lane.id;
-        // What the closure tells is known to be of this instance.
+        // What the closures tell is known to be of this instance.
         let _span = tracing::debug_span!("commit", %id, epoch = self.core.stamp.epoch).entered();
-        if self.core.lane.is_gone() {
-            let path = self.core.lane.dir.path().to_owned();
-            return request.told(Err(Error::Gone { id: id.clone(), path }));
+        let mut run = None;
+        for request in requests.drain(..) {
+            if self.core.lane.is_gone() {
+                let path = self.core.lane.dir.path().to_owned();
+                request.told(Err(Error::Gone { id: id.clone(), path }));
+                continue;
+            }
+            if let Some(full) = run.take_if(|run: &mut Run<_>| run.sealed.event_bytes >= LINE_EVENTS) {
+                self.submit(state, full);
+            }
+            self.change(state, &mut run, request);
         }
-        // The closure works on a copy, so a panic or an error in it leaves nothing behind. The
-        // user's `Serialize` runs in here too.
-        let sealed = catch_unwind(AssertUnwindSafe(|| {
-            let mut transaction = Transaction::new(&state.current);
+        if let Some(run) = run {
+            self.submit(state, run);
+        }
+        state.room = requests;
+        more
+    }
+
+    /// Makes one change, behind those of the run. One that fails leaves nothing behind.
+    fn change(
+        &self,
+        state: &State<I::State>,
+        run: &mut Option<Run<I::State>>,
+        mut request: Box<dyn Request<I::State>>,
+    ) {
+        // The closure works on a copy, so a panic or an error in it changes nothing. The user's
+        // `Serialize` runs in here too.
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let earlier = run.as_ref().map(|run| &run.sealed);
+            let mut transaction = Transaction::new(earlier.map_or(&state.current, |earlier| &earlier.record));
             request.apply(&mut transaction)?;
             let durability = transaction.durability.or(request.durability()).unwrap_or(self.core.durability);
-            Ok((durability, transaction.seal(self.core.stamp)?))
+            Ok((durability, transaction.seal(self.core.stamp, earlier)?))
         }));
-        let sealed = sealed.unwrap_or_else(|panic| {
+        let made = made.unwrap_or_else(|panic| {
             metrics::CRASHES_CLOSURE.add(1);
-            let message = panic_message(&*panic);
+            let (id, message) = (&self.core.lane.id, panic_message(&*panic));
             tracing::warn!(%id, epoch = self.core.stamp.epoch, message, "the closure of a commit panicked");
             Err(Error::Panicked { what: format!("instance {id:?}"), message })
         });
-        let (durability, sealed) = match sealed {
-            Ok(sealed) => sealed,
+        let (durability, sealed) = match made {
+            Ok(made) => made,
             Err(error) => return request.told(Err(error)),
         };
+        request.made(&sealed.record);
+        match run {
+            Some(run) => run.join(sealed, durability, request),
+            None => *run = Some(Run { sealed, durability, first: request, others: Vec::new() }),
+        }
+    }
+
+    fn submit(&self, state: &mut State<I::State>, run: Run<I::State>) {
+        let Run { sealed, durability, mut first, others } = run;
         let record = Arc::clone(&sealed.record);
-        request.made(&record);
-        let (commit, line) = to_commit(&self.core, state.generation, sealed, durability, request);
-        if self.log.submit(commit, &line) {
+        first.lead(Arc::clone(&record), others);
+        let (commit, body) = to_commit(&self.core, state.generation, sealed, durability, first);
+        if self.log.submit(commit, &body) {
             state.current = record;
         }
     }
@@ -305,7 +383,7 @@ struct WaitingHere<S> {
 impl<S: Send + Sync> Caller for WaitingHere<S> {
     fn applied(&mut self) {
         if self.changes.is_heard() {
-            self.changes.publish(self.record.change(self.deleted));
+            self.changes.publish(Step::of(&self.record).change(&self.record, self.deleted));
         }
     }
 
@@ -320,23 +398,24 @@ fn to_commit<S: serde::Serialize + Send + Sync + 'static>(
     sealed: Sealed<S>,
     durability: Durability,
     caller: Box<dyn Caller>,
-) -> (Commit, LineDraft) {
+) -> (Commit, Body) {
     let commit = Commit {
         lane: Arc::clone(&core.lane),
         generation,
+        first: sealed.first,
         revision: sealed.record.revision,
         at: sealed.record.updated_at,
         last_event_seq: sealed.record.last_event_seq,
         deleted: sealed.deleted,
         running: sealed.record.status.is_running() && !sealed.deleted,
+        has_record: sealed.has_record(),
         record: sealed.record,
         line: 0..0,
-        has_record: sealed.has_record,
         events: sealed.events,
         durability,
         caller,
     };
-    (commit, sealed.line)
+    (commit, sealed.body)
 }
 
 /// Commits, and waits until that is durable.
@@ -351,28 +430,33 @@ pub(crate) async fn submit_and_wait<S: serde::Serialize + Send + Sync + 'static>
     let id = core.lane.id.clone();
     let record = Arc::clone(&sealed.record);
     let caller = WaitingHere { record, deleted: sealed.deleted, changes: Arc::clone(&core.changes), reply };
-    let (commit, line) = to_commit(core, generation, sealed, durability, Box::new(caller));
-    log.submit(commit, &line);
+    let (commit, body) = to_commit(core, generation, sealed, durability, Box::new(caller));
+    log.submit(commit, &body);
     answer.await.map_err(|_| Error::Crashed { id })?
 }
 
 impl<I: Instance> Actor for InstanceActor<I> {
-    type Msg = InstanceMsg<I>;
+    type Msg = InstanceMsg;
     type State = State<I::State>;
     type Arguments = ();
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
-        Ok(State { current: self.core.published(), generation: self.core.lane.generation() })
+        Ok(State { current: self.core.published(), generation: self.core.lane.generation(), room: Vec::new() })
     }
 
     async fn handle(
         &self,
-        _: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            InstanceMsg::Commit(request) => self.commit(state, request),
+            InstanceMsg::Work => {
+                if self.work(state) {
+                    // It fails when the actor is being stopped: what waits is dropped then.
+                    let _ = myself.cast(InstanceMsg::Work);
+                }
+            }
             InstanceMsg::Delete(reply) => {
                 // Boxed: its future would be a part of every idle actor.
                 let _ = reply.send(Box::pin(self.delete(state)).await);

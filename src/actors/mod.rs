@@ -5,6 +5,7 @@ mod admission;
 mod control;
 mod crashes;
 pub(crate) mod factory;
+mod inbox;
 pub(crate) mod instance;
 pub(crate) mod registry;
 pub(crate) mod request;

@@ -1,5 +1,6 @@
 //! A change that somebody waits for: one piece of memory that goes from the caller to the actor, to
-//! the log, and back to the caller, whose thread lets go of it.
+//! the log, and back to the caller, whose thread lets go of it. Of the changes that share a line of
+//! the log, the first leads the others.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::transaction::Transaction;
 use crate::error::Result;
 use crate::log::commit::Caller;
 use crate::options::Durability;
-use crate::record::Record;
+use crate::record::{Record, Step};
 
 /// What a commit came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +33,14 @@ pub(crate) trait Request<S>: Caller {
     /// Runs the closure. Once.
     fn apply(&mut self, tx: &mut Transaction<S>) -> Result<()>;
 
-    /// The record that it makes.
-    fn made(&mut self, record: &Arc<Record<S>>);
+    /// It makes this record.
+    fn made(&mut self, record: &Record<S>);
+
+    /// What it has made.
+    fn step(&self) -> Option<Step>;
+
+    /// It goes to the log, with others behind it. The last of them makes this record.
+    fn lead(&mut self, record: Arc<Record<S>>, others: Vec<Box<dyn Request<S>>>);
 }
 
 /// What is asked of an instance, and what came of it.
@@ -42,10 +49,10 @@ pub(crate) struct Asked<S, F, R> {
     change: Option<F>,
     durability: Option<Durability>,
     value: Option<R>,
-    revision: u64,
-    last_event_seq: u64,
-    /// The record that it makes; once that is published, the one that was published before.
+    step: Option<Step>,
+    /// Of the first of a line, the record to publish; once that is done, the one before.
     record: Option<Arc<Record<S>>>,
+    others: Vec<Box<dyn Request<S>>>,
     permit: Option<Permit>,
     reply: Option<oneshot::Sender<Result<Box<Self>>>>,
 }
@@ -66,9 +73,9 @@ impl<S, F, R> Asked<S, F, R> {
             change: Some(change),
             durability,
             value: None,
-            revision: 0,
-            last_event_seq: 0,
+            step: None,
             record: None,
+            others: Vec::new(),
             permit: Some(permit),
             reply: Some(reply),
         };
@@ -81,7 +88,7 @@ impl<S, F, R> Answer<S, F, R> {
     pub(crate) async fn wait(self) -> Option<Result<Committed<R>>> {
         match self.0.await.ok()? {
             Ok(asked) => {
-                let (revision, last_event_seq) = (asked.revision, asked.last_event_seq);
+                let Step { revision, last_event_seq, .. } = asked.step?;
                 asked.value.map(|value| Ok(Committed { value, revision, last_event_seq }))
             }
             Err(error) => Some(Err(error)),
@@ -91,7 +98,7 @@ impl<S, F, R> Answer<S, F, R> {
 
 impl<S, F, R> Request<S> for Asked<S, F, R>
 where
-    S: Send + Sync,
+    S: Send + Sync + 'static,
     F: FnOnce(&mut Transaction<S>) -> Result<R> + Send,
     R: Send,
 {
@@ -106,16 +113,28 @@ where
         Ok(())
     }
 
-    fn made(&mut self, record: &Arc<Record<S>>) {
-        (self.revision, self.last_event_seq) = (record.revision, record.last_event_seq);
-        self.record = Some(Arc::clone(record));
+    fn made(&mut self, record: &Record<S>) {
+        self.step = Some(Step::of(record));
+    }
+
+    fn step(&self) -> Option<Step> {
+        self.step
+    }
+
+    fn lead(&mut self, record: Arc<Record<S>>, others: Vec<Box<dyn Request<S>>>) {
+        (self.record, self.others) = (Some(record), others);
     }
 }
 
-impl<S: Send + Sync, F: Send, R: Send> Caller for Asked<S, F, R> {
+impl<S: Send + Sync + 'static, F: Send, R: Send> Caller for Asked<S, F, R> {
     /// Here, because the actor goes back to what is published when a later commit fails.
     fn applied(&mut self) {
-        self.record = self.record.take().map(|record| self.core.publish(record));
+        let steps = self.step.into_iter().chain(self.others.iter().filter_map(|other| other.step()));
+        self.record = self.record.take().map(|record| self.core.publish(record, steps));
+    }
+
+    fn others(&mut self) -> Vec<Box<dyn Caller>> {
+        std::mem::take(&mut self.others).into_iter().map(|other| other as Box<dyn Caller>).collect()
     }
 
     fn told(mut self: Box<Self>, outcome: Result<()>) {

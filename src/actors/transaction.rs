@@ -8,10 +8,10 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::log::commit::{Head, LineDraft};
+use crate::log::commit::Body;
 use crate::options::Durability;
 use crate::record::work::Work;
-use crate::record::{self, Alarm, EventDraft, EventLine, Record, Status, json, strict};
+use crate::record::{self, Alarm, EventDraft, EventLine, Record, Status, strict};
 
 /// One atomic change of one instance: state, status, tags and events together, all or nothing.
 ///
@@ -68,14 +68,39 @@ enum Touched {
 /// By how much a record may have grown that is only counted on: its revision, its events, the time.
 const GROWTH: usize = 128;
 
-/// What a transaction has become: bytes for the log, and the record to publish.
+/// What a transaction has become, or several of them, each behind the one before: what stands in one
+/// line of the log, and the record to publish.
 pub(crate) struct Sealed<S> {
+    /// As the last of them leaves it.
     pub(crate) record: Arc<Record<S>>,
-    pub(crate) line: LineDraft,
-    /// Whether it is the last commit of the instance.
+    /// The revision that the first of them makes.
+    pub(crate) first: u64,
+    /// Whether the last is the last commit of the instance.
     pub(crate) deleted: bool,
-    pub(crate) has_record: bool,
     pub(crate) events: Vec<EventLine>,
+    /// What the body holds.
+    touched: Touched,
+    pub(crate) body: Body,
+    /// Of the events.
+    pub(crate) event_bytes: usize,
+}
+
+impl<S> Sealed<S> {
+    /// Whether nothing needs to be added to the line for whoever has nothing else of the instance.
+    pub(crate) fn has_record(&self) -> bool {
+        self.touched == Touched::Record || self.deleted
+    }
+
+    /// Takes in what was sealed behind it.
+    pub(crate) fn join(&mut self, next: Self) {
+        self.record = next.record;
+        self.deleted = next.deleted;
+        self.events.extend(next.events);
+        self.event_bytes += next.event_bytes;
+        if next.touched > Touched::Nothing {
+            (self.touched, self.body) = (next.touched, next.body);
+        }
+    }
 }
 
 /// Who writes, and how much at most.
@@ -317,26 +342,28 @@ impl<S: Clone + Serialize> Transaction<S> {
         self.durability = Some(durability);
     }
 
-    /// Gives the commit its revision and its events their numbers.
-    pub(crate) fn seal(mut self, stamp: Stamp) -> Result<Sealed<S>> {
+    /// Gives the commit its revision and its events their numbers. When it was begun on what `earlier`
+    /// leaves they may share a line.
+    pub(crate) fn seal(mut self, stamp: Stamp, earlier: Option<&Sealed<S>>) -> Result<Sealed<S>> {
         self.draft.revision += 1;
-        self.finish(stamp)
+        self.finish(stamp, earlier.map_or(Touched::Nothing, |earlier| earlier.touched))
     }
 
     /// Like [`Transaction::seal`], for the commit that creates the instance: revision 0.
     pub(crate) fn seal_creation(mut self, stamp: Stamp) -> Result<Sealed<S>> {
         self.touched = Touched::Record;
-        self.finish(stamp)
+        self.finish(stamp, Touched::Nothing)
     }
 
     /// Like [`Transaction::seal`], for the last commit of the instance. No record needs to be in the
     /// log for it.
     pub(crate) fn seal_deletion(mut self, stamp: Stamp) -> Result<Sealed<S>> {
         self.deletes = true;
-        self.seal(stamp)
+        self.seal(stamp, None)
     }
 
-    fn finish(self, stamp: Stamp) -> Result<Sealed<S>> {
+    /// `before` is what those have touched that share the line.
+    fn finish(self, stamp: Stamp, before: Touched) -> Result<Sealed<S>> {
         let Self { mut draft, events, touched, deletes: deleted, at, .. } = self;
         draft.epoch = stamp.epoch;
         draft.writer = stamp.writer;
@@ -346,33 +373,31 @@ impl<S: Clone + Serialize> Transaction<S> {
             draft.last_event_seq += 1;
             lines.push(event.number(draft.last_event_seq, at, stamp.epoch, stamp.event_bytes)?);
         }
-        let head = Head {
-            id: &draft.id,
-            uid: draft.uid,
-            epoch: draft.epoch,
-            revision: draft.revision,
-            at,
-            last_event_seq: draft.last_event_seq,
-            deleted,
+        let (touched, body) = match touched {
+            Touched::Nothing => (touched, Body::default()),
+            touched => encode(&mut draft, touched.max(before), stamp.record_bytes)?,
         };
-        let unserializable = |e: serde_json::Error| json::unserializable("state", &e);
-        let limit = stamp.record_bytes;
-        let mut line = LineDraft::begin(&head).map_err(unserializable)?;
-        // What surrounds the state is not longer than a whole record was.
-        let around = draft.whole.unwrap_or(limit).saturating_add(GROWTH);
-        let mut has_record = touched == Touched::Record || touched == Touched::State && around >= limit;
-        if has_record {
-            strict::check("state", &*draft.state)?;
-        } else if touched == Touched::State && line.state(&*draft.state)? > limit - around {
-            has_record = true;
-            line = LineDraft::begin(&head).map_err(unserializable)?;
-        }
-        if has_record {
-            let bytes = line.record(&draft)?;
-            record::check_size(bytes, limit)?;
-            draft.whole = Some(bytes);
-        }
-        let line = line.seal(&lines);
-        Ok(Sealed { record: Arc::new(draft), line, deleted, has_record: has_record || deleted, events: lines })
+        let event_bytes = lines.iter().map(|line| line.text.len()).sum();
+        let first = draft.revision;
+        Ok(Sealed { record: Arc::new(draft), first, deleted, events: lines, touched, body, event_bytes })
     }
+}
+
+/// What the line says of the record: the state if nothing else is touched, unless all of it could be
+/// longer than the limit.
+fn encode<S: Serialize>(draft: &mut Record<S>, touched: Touched, limit: usize) -> Result<(Touched, Body)> {
+    // What surrounds the state is not longer than a whole record was.
+    let around = draft.whole.unwrap_or(limit).saturating_add(GROWTH);
+    if touched == Touched::State && around < limit {
+        let body = Body::state(&*draft.state)?;
+        if body.json_len <= limit - around {
+            return Ok((touched, body));
+        }
+    } else {
+        strict::check("state", &*draft.state)?;
+    }
+    let body = Body::record(draft)?;
+    record::check_size(body.json_len, limit)?;
+    draft.whole = Some(body.json_len);
+    Ok((Touched::Record, body))
 }

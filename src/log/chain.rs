@@ -182,19 +182,26 @@ impl Chain {
         disk.is_some_and(|record| record.revision >= known.saturating_add(lost))
     }
 
-    /// Every commit between what is on disk and the last one must be there: revisions have no gaps.
+    /// Every commit between what is on disk and the last one must be there: revisions have no gaps. But
+    /// for one before a whole record, if no event is lost in it: of an instance that is at work a new
+    /// segment says everything anew, and the earlier one goes although the files are behind.
     fn check_complete(&self, disk: Option<&RawRecord>) -> Result<(), String> {
-        let mut known = disk.map(|record| record.revision);
+        let mut known = disk.map(|record| (record.revision, record.last_event_seq));
         for (meta, line) in &self.commits {
-            let follows = known.is_none_or(|known| meta.revision <= known + 1);
-            let founded = known.is_some() || meta.revision == 0 || line.record.is_some();
-            if !follows || !founded {
+            let event = meta.last_event_seq.saturating_sub(line.events.len() as u64);
+            let founded = line.record.is_some() || meta.first() == 0;
+            let follows = match known {
+                Some((revision, seq)) => meta.first() <= revision + 1 || founded && event <= seq,
+                None => founded,
+            };
+            if !follows {
                 return Err(format!(
                     "the log lacks what came before revision {}: a part of it is damaged",
-                    meta.revision
+                    meta.first()
                 ));
             }
-            known = Some(known.map_or(meta.revision, |known| known.max(meta.revision)));
+            let (revision, seq) = known.unwrap_or_default();
+            known = Some((revision.max(meta.revision), seq.max(meta.last_event_seq)));
         }
         Ok(())
     }
@@ -301,4 +308,43 @@ fn pretty(record: &RawRecord) -> Result<Vec<u8>> {
         return record.clone().with_state(state).pretty().map_err(fail);
     }
     record.pretty().map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::commit;
+    use super::*;
+
+    /// A line of these commits, with the events up to the last of them.
+    fn line(first: u64, revision: u64, events: std::ops::RangeInclusive<u64>, whole: bool) -> Line {
+        let record = if whole { ",\"record\":{}" } else { "" };
+        let lines: Vec<_> = events.clone().map(|seq| format!("{{\"seq\":{seq}}}")).collect();
+        let text = format!(
+            "{{\"commit\":{{\"id\":\"a\",\"uid\":\"{}\",\"epoch\":1,\"first\":{first},\"revision\":{revision},\
+             \"at\":\"2026-01-02T03:04:05Z\",\"last_event_seq\":{}}}{record},\"events\":[{}]}}",
+            Uuid::nil(),
+            events.end(),
+            lines.join(",")
+        );
+        commit::decode(format!("{:08x} {text}", crc32fast::hash(text.as_bytes())).as_bytes()).expect("a line")
+    }
+
+    const NONE: std::ops::RangeInclusive<u64> = 4..=3;
+
+    #[test]
+    fn a_gap_is_accepted_before_a_whole_record_that_no_event_is_missing_before() {
+        let check = |lines: &[(u64, u64, std::ops::RangeInclusive<u64>, bool)]| {
+            let lines = lines.iter().map(|(first, last, events, whole)| line(*first, *last, events.clone(), *whole));
+            Chain::of(lines.collect()).check_complete(None)
+        };
+        let begin = (1, 2, 1..=3, true);
+        assert_eq!(check(&[begin.clone(), (3, 3, NONE, false), (4, 9, 4..=5, false)]), Ok(()));
+        assert_eq!(check(&[begin.clone(), (5, 6, NONE, true), (7, 7, 4..=4, false)]), Ok(()));
+        assert_eq!(check(&[begin.clone(), (5, 6, 4..=5, true)]), Ok(()));
+        for lost in [(5, 6, NONE, false), (5, 6, 4..=4, false), (5, 6, 5..=5, true), (4, 4, NONE, false)] {
+            let reason = check(&[begin.clone(), lost.clone()]).expect_err("something is missing");
+            assert!(reason.contains(&format!("before revision {}", lost.0)), "{reason}");
+        }
+        assert!(check(&[(3, 3, NONE, false)]).is_err(), "nothing to go on from");
+    }
 }

@@ -25,6 +25,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// left to them before the next one, as long as no other segment is full.
 const SHARE: u32 = 3;
 
+/// How long after the end of a segment its files are flushed, as long as no other segment is full: by
+/// then the next one has the instances that are at work.
+const CARRY_ON: Duration = Duration::from_millis(100);
+
 /// Bytes of a removed segment that are given back at once.
 const PIECE: u64 = 1 << 20;
 
@@ -48,10 +52,15 @@ pub(super) fn step(shared: &Shared, writer: &Writer, sealed: Sealed) {
     }
 }
 
-/// Makes the files durable that the segment covers.
+/// Makes the files durable that the segment covers: not those of an instance of which the next segment
+/// says everything anew, because it is at work. Its files are flushed when it has come to rest.
 fn make_durable(shared: &Shared, writer: &Writer, sealed: &Sealed) -> Result<()> {
+    shared.sealed.yield_disk(CARRY_ON);
     let mut released = Vec::new();
     for (id, lane) in &sealed.covered {
+        if lane.upgrade().map_or(Ok(false), |lane| lane.is_carried_on(sealed.number))? {
+            continue;
+        }
         match live(shared, id, lane) {
             Some(lane) => yielding(shared, || lane.checkpoint())?,
             // Let go since: everything is in the files, whoever owns them by now.

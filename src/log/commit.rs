@@ -3,7 +3,7 @@
 //! A line is `<crc32 of the JSON, 8 hex digits> <JSON>\n`. There are three sorts: the header of a
 //! segment, the mark of a batch, and a commit. `docs/format.md` shows each.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::options::Durability;
 use crate::record::{COUNT_MAX, Document, EventLine, InstanceId, json, strict, time};
 
 /// The version of the commit log that this program writes, and the newest that it reads.
-pub(crate) const JOURNAL_FORMAT: u32 = 2;
+pub(crate) const JOURNAL_FORMAT: u32 = 3;
 
 /// Bytes before the JSON of a line: eight digits and a space.
 const PREFIX: usize = 9;
@@ -30,11 +30,15 @@ const STATE: &[u8] = b",\"state\":";
 /// Most bytes of room that a thread keeps for its next line.
 const ROOM_KEPT: usize = 64 << 10;
 
-/// One atomic change of one instance, on its way to the disk.
+/// A commit of one instance, or several that follow each other and share a line, on the way to the
+/// disk: all of them, or none.
 pub(crate) struct Commit {
     pub(crate) lane: Arc<Lane>,
     /// Which run of unbroken commits of the lane it belongs to: see [`Lane::fail`].
     pub(crate) generation: u64,
+    /// The revision that the first of them makes.
+    pub(crate) first: u64,
+    /// The revision that the last of them makes.
     pub(crate) revision: u64,
     pub(crate) at: DateTime<Utc>,
     pub(crate) last_event_seq: u64,
@@ -42,14 +46,15 @@ pub(crate) struct Commit {
     pub(crate) deleted: bool,
     /// The record after the commit.
     pub(crate) record: Arc<dyn Document>,
+    /// Whether its line holds the whole record, or only what changed.
+    pub(crate) has_record: bool,
     /// Where its line stands among those of its batch, once it is queued.
     pub(crate) line: Range<usize>,
-    /// Whether the line holds the whole record, or only what the commit changed.
-    pub(crate) has_record: bool,
     pub(crate) events: Vec<EventLine>,
     pub(crate) durability: Durability,
     /// Whether the instance is at work after the commit.
     pub(crate) running: bool,
+    /// Who waits for the first of them, and leads those who wait for the others.
     pub(crate) caller: Box<dyn Caller>,
 }
 
@@ -60,6 +65,7 @@ impl Commit {
             id: &self.lane.id,
             uid: self.lane.uid,
             epoch: self.lane.epoch,
+            first: self.first,
             revision: self.revision,
             at: self.at,
             last_event_seq: self.last_event_seq,
@@ -67,17 +73,28 @@ impl Commit {
         }
     }
 
+    /// How many commits it is.
+    pub(crate) fn count(&self) -> usize {
+        count(self.first, self.revision)
+    }
+
     /// Whether it is the first commit of the instance.
     pub(crate) fn is_creation(&self) -> bool {
-        self.revision == 0
+        self.first == 0
     }
 }
 
-/// Who waits for a commit. Neither may block.
+/// Who waits for a commit. None of these may block.
 pub(crate) trait Caller: Send {
-    /// The commit is as durable as it asked to be. It is called in the order of the commits, before
-    /// any later one can fail.
+    /// The commit, and those that share its line, are as durable as they asked to be. It is called in
+    /// the order of the commits, before any later one can fail.
     fn applied(&mut self) {}
+
+    /// Who waits for the other commits of the line, in their order. They are not there any more after
+    /// this.
+    fn others(&mut self) -> Vec<Box<dyn Caller>> {
+        Vec::new()
+    }
 
     /// What became of it: told once, in the order of the commits, after [`Caller::applied`].
     fn told(self: Box<Self>, outcome: Result<(), Error>);
@@ -90,6 +107,11 @@ pub(crate) struct CommitMeta {
     pub(crate) id: InstanceId,
     pub(crate) uid: Uuid,
     pub(crate) epoch: u64,
+    /// The first revision of a line that holds more than one commit.
+    #[serde(default)]
+    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
+    first: Option<u64>,
+    /// The last revision, or the only one.
     pub(crate) revision: u64,
     pub(crate) at: DateTime<Utc>,
     pub(crate) last_event_seq: u64,
@@ -99,12 +121,29 @@ pub(crate) struct CommitMeta {
     pub(crate) deleted: bool,
 }
 
+/// How many commits these revisions and those between them are.
+fn count(first: u64, last: u64) -> usize {
+    usize::try_from(last - first).map_or(usize::MAX, |between| between.saturating_add(1))
+}
+
+impl CommitMeta {
+    pub(crate) fn first(&self) -> u64 {
+        self.first.unwrap_or(self.revision)
+    }
+
+    /// How many commits the line holds.
+    pub(crate) fn count(&self) -> usize {
+        count(self.first(), self.revision)
+    }
+}
+
 /// [`CommitMeta`], to be written.
 #[derive(Clone, Copy)]
 pub(crate) struct Head<'a> {
     pub(crate) id: &'a InstanceId,
     pub(crate) uid: Uuid,
     pub(crate) epoch: u64,
+    pub(crate) first: u64,
     pub(crate) revision: u64,
     pub(crate) at: DateTime<Utc>,
     pub(crate) last_event_seq: u64,
@@ -122,6 +161,10 @@ impl Head<'_> {
         line.extend_from_slice(self.uid.as_hyphenated().encode_lower(&mut uid).as_bytes());
         line.extend_from_slice(b"\",\"epoch\":");
         serde_json::to_writer(&mut *line, &self.epoch)?;
+        if self.first != self.revision {
+            line.extend_from_slice(b",\"first\":");
+            serde_json::to_writer(&mut *line, &self.first)?;
+        }
         line.extend_from_slice(b",\"revision\":");
         serde_json::to_writer(&mut *line, &self.revision)?;
         line.extend_from_slice(b",\"at\":");
@@ -153,6 +196,16 @@ pub(crate) struct BatchMark {
     pub(crate) durable: u64,
     /// The instance of each line that follows: when one cannot be read, it is known whose it was.
     pub(crate) ids: Vec<InstanceId>,
+    /// How many commits each of the lines holds; empty when it is one each.
+    #[serde(default)]
+    counts: Vec<u64>,
+}
+
+impl BatchMark {
+    /// Whose each line is, and how many commits it holds.
+    pub(crate) fn lines(self) -> impl Iterator<Item = (InstanceId, u64)> {
+        self.ids.into_iter().zip(self.counts.into_iter().chain(std::iter::repeat(1)))
+    }
 }
 
 /// A line, read back.
@@ -174,78 +227,100 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawV
     Box::deserialize(deserializer).map(Some)
 }
 
-/// The line of a commit. `record` is compact JSON.
-pub(crate) fn encode(
-    head: &Head<'_>,
-    record: Option<&[u8]>,
-    events: &[EventLine],
-) -> Result<LineDraft, serde_json::Error> {
-    let mut line = LineDraft::begin(head)?;
-    if let Some(record) = record {
-        line.0.extend_from_slice(RECORD);
-        line.0.extend_from_slice(record);
-    }
-    Ok(line.seal(events))
-}
+/// Most buffers that a thread keeps: of a body that is in the making, of the one that it takes the
+/// place of, and of a line.
+const ROOMS_KEPT: usize = 3;
 
 thread_local! {
-    /// The room of the last line that was put together on this thread: the log copies lines.
-    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// The room of the last lines that were put together on this thread: the log copies lines.
+    static ROOMS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The line of a commit: while it is put together, and until the log has copied it.
-pub(crate) struct LineDraft(Vec<u8>);
+/// Bytes in a buffer that the thread uses again.
+struct Room(Vec<u8>);
 
-impl Drop for LineDraft {
-    fn drop(&mut self) {
-        if self.0.capacity() <= ROOM_KEPT {
-            // It fails while the thread ends.
-            let _ = ROOM.try_with(|room| room.set(std::mem::take(&mut self.0)));
-        }
+impl Room {
+    fn new() -> Self {
+        let mut bytes = ROOMS.with_borrow_mut(Vec::pop).unwrap_or_default();
+        bytes.clear();
+        Self(bytes)
     }
 }
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.0.capacity() > ROOM_KEPT {
+            return;
+        }
+        // It fails while the thread ends.
+        let _ = ROOMS.try_with(|rooms| match &mut *rooms.borrow_mut() {
+            rooms if rooms.len() < ROOMS_KEPT => rooms.push(std::mem::take(&mut self.0)),
+            _ => {}
+        });
+    }
+}
+
+/// What the line of a commit says of the record: nothing, the state, or all of it.
+#[derive(Default)]
+pub(crate) struct Body {
+    room: Option<Room>,
+    /// How long the JSON of the record or the state is.
+    pub(crate) json_len: usize,
+}
+
+impl Body {
+    /// The whole record.
+    pub(crate) fn record(record: &impl Serialize) -> Result<Self, Error> {
+        Self::of(RECORD, |room| json::write_line(record, room).map_err(|e| json::unserializable("state", &e)))
+    }
+
+    /// The state, if JSON can hold it.
+    pub(crate) fn state(state: &impl Serialize) -> Result<Self, Error> {
+        Self::of(STATE, |room| strict::write("state", state, room))
+    }
+
+    /// The whole record, of which this is the compact JSON.
+    pub(super) fn encoded(record: &[u8]) -> Self {
+        let mut room = Room::new();
+        room.0.extend_from_slice(RECORD);
+        room.0.extend_from_slice(record);
+        Self { room: Some(room), json_len: record.len() }
+    }
+
+    fn of(key: &[u8], write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>) -> Result<Self, Error> {
+        let mut room = Room::new();
+        room.0.extend_from_slice(key);
+        write(&mut room.0)?;
+        Ok(Self { json_len: room.0.len() - key.len(), room: Some(room) })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.room.as_ref().map_or(&[], |room| &room.0)
+    }
+}
+
+/// The line of a commit, until the log has copied it.
+pub(crate) struct LineDraft(Room);
 
 impl LineDraft {
-    pub(crate) fn begin(head: &Head<'_>) -> Result<Self, serde_json::Error> {
-        let mut line = Self(ROOM.take());
-        line.0.clear();
-        line.0.resize(PREFIX, b' ');
-        line.0.extend_from_slice(b"{\"commit\":");
-        head.write(&mut line.0)?;
-        Ok(line)
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Adds the whole record, and says how long it is as compact JSON.
-    pub(crate) fn record(&mut self, record: &impl Serialize) -> Result<usize, Error> {
-        self.add(RECORD, |line| json::write_line(record, line).map_err(|e| json::unserializable("state", &e)))
-    }
-
-    /// Adds the state in the place of the record, if JSON can hold it, and says how long it is.
-    pub(crate) fn state(&mut self, state: &impl Serialize) -> Result<usize, Error> {
-        self.add(STATE, |line| strict::write("state", state, line))
-    }
-
-    fn add(&mut self, key: &[u8], write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>) -> Result<usize, Error> {
-        self.0.extend_from_slice(key);
-        let begin = self.0.len();
-        write(&mut self.0)?;
-        Ok(self.0.len() - begin)
-    }
-
-    /// Adds the events, and what ends a line.
-    pub(crate) fn seal(mut self, events: &[EventLine]) -> Self {
-        let line = &mut self.0;
+    pub(crate) fn of(head: &Head<'_>, body: &Body, events: &[EventLine]) -> Result<Self, serde_json::Error> {
+        let mut room = Room::new();
+        let line = &mut room.0;
+        line.resize(PREFIX, b' ');
+        line.extend_from_slice(b"{\"commit\":");
+        head.write(line)?;
+        line.extend_from_slice(body.bytes());
         for (index, event) in events.iter().enumerate() {
             line.extend_from_slice(if index == 0 { b",\"events\":[" } else { b"," });
             line.extend_from_slice(event.text.as_bytes());
         }
         line.extend_from_slice(if events.is_empty() { b"}" } else { b"]}" });
         seal(line);
-        self
+        Ok(Self(room))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0.0
     }
 }
 
@@ -260,22 +335,27 @@ pub(crate) fn encode_header(header: &Header) -> Result<Vec<u8>, serde_json::Erro
 }
 
 /// The mark of a batch that begins when `durable` bytes of the segment are on disk, with a line of
-/// each of these instances.
+/// each of these instances, of so many commits.
 pub(crate) fn encode_mark<'a>(
     durable: u64,
-    ids: impl Iterator<Item = &'a InstanceId>,
+    lines: impl Iterator<Item = (&'a InstanceId, usize)> + Clone,
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = vec![b' '; PREFIX];
     line.extend_from_slice(b"{\"batch\":{\"durable\":");
     serde_json::to_writer(&mut line, &durable)?;
     line.extend_from_slice(b",\"ids\":[");
-    for (index, id) in ids.enumerate() {
+    for (index, (id, _)) in lines.clone().enumerate() {
         // An id holds nothing that JSON escapes.
         line.extend_from_slice(if index == 0 { b"\"" } else { b",\"" });
         line.extend_from_slice(id.as_str().as_bytes());
         line.push(b'"');
     }
-    line.extend_from_slice(b"]}}");
+    line.push(b']');
+    if lines.clone().any(|(_, count)| count != 1) {
+        line.extend_from_slice(b",\"counts\":");
+        serde_json::to_writer(&mut line, &lines.map(|(_, count)| count).collect::<Vec<_>>())?;
+    }
+    line.extend_from_slice(b"}}");
     seal(&mut line);
     Ok(line)
 }
@@ -301,6 +381,7 @@ pub(crate) fn decode(line: &[u8]) -> Result<Line, String> {
         Some(c) if c.revision.max(c.epoch).max(c.last_event_seq) >= COUNT_MAX => {
             Err("a revision, epoch or event number is too large to be one of ours".into())
         }
+        Some(c) if c.first() > c.revision => Err("it begins behind its last revision".into()),
         _ => Ok(line),
     }
 }
@@ -331,11 +412,35 @@ pub(crate) fn looks_like_commit(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    fn head(id: &InstanceId) -> Head<'_> {
+        Head {
+            id,
+            uid: Uuid::nil(),
+            epoch: 1,
+            first: 2,
+            revision: 2,
+            at: DateTime::UNIX_EPOCH,
+            last_event_seq: 3,
+            deleted: false,
+        }
+    }
+
+    fn id() -> InstanceId {
+        InstanceId::new("a").expect("an id")
+    }
+
+    fn line(body: &Body, events: &[EventLine]) -> LineDraft {
+        LineDraft::of(&head(&id()), body, events).expect("encode")
+    }
+
+    fn read(line: &LineDraft) -> Line {
+        decode(line.bytes().strip_suffix(b"\n").expect("a newline")).expect("decode")
+    }
+
     #[test]
     fn two_lines_without_a_newline_between_them_are_both_read() {
-        let mark = encode_mark(7, std::iter::once(&meta().id)).expect("encode");
-        let line = encode(&head(&meta()), None, &[]).expect("encode");
-        let mut merged = [&mark, line.bytes()].concat();
+        let mark = encode_mark(7, std::iter::once((&id(), 1))).expect("encode");
+        let mut merged = [&mark, line(&Body::default(), &[]).bytes()].concat();
         merged.pop();
         let at = merged.iter().position(|b| *b == b'\n').expect("a newline");
         merged[at] = b'J';
@@ -345,59 +450,55 @@ mod tests {
         assert!(decode_merged(&merged).is_none());
     }
 
-    fn meta() -> CommitMeta {
-        CommitMeta {
-            id: InstanceId::new("a").expect("an id"),
-            uid: Uuid::nil(),
-            epoch: 1,
-            revision: 2,
-            at: DateTime::UNIX_EPOCH,
-            last_event_seq: 3,
-            deleted: false,
-        }
-    }
-
-    fn head(meta: &CommitMeta) -> Head<'_> {
-        let CommitMeta { id, uid, epoch, revision, at, last_event_seq, deleted } = meta;
-        Head {
-            id,
-            uid: *uid,
-            epoch: *epoch,
-            revision: *revision,
-            at: *at,
-            last_event_seq: *last_event_seq,
-            deleted: *deleted,
+    #[test]
+    fn a_mark_says_whose_the_lines_are_and_how_many_commits_each_holds() {
+        let ids = ["a", "b", "c"].map(|id| InstanceId::new(id).expect("an id"));
+        for counts in [[1, 1, 1], [1, 3, 2]] {
+            let mark = encode_mark(7, ids.iter().zip(counts)).expect("encode");
+            assert_eq!(mark.windows(6).any(|at| at == b"counts"), counts != [1, 1, 1]);
+            let mark = decode(mark.strip_suffix(b"\n").expect("a newline")).expect("decode").batch.expect("a mark");
+            assert!(mark.lines().eq(ids.iter().cloned().zip(counts.map(|count| count as u64))));
         }
     }
 
     #[test]
     fn a_commit_reads_back_to_the_letter() {
         let event = EventLine { seq: 3, text: r#"{"seq":3,"n":123456789012345678901234567890}"#.into() };
-        let line = encode(&head(&meta()), Some(br#"{"x":1e400}"#), &[event.clone(), event]).expect("encode");
-        let read = decode(line.bytes().strip_suffix(b"\n").expect("a newline")).expect("decode");
+        let read = read(&line(&Body::encoded(br#"{"x":1e400}"#), &[event.clone(), event]));
         assert_eq!(read.record.map(|r| r.get().to_owned()).as_deref(), Some(r#"{"x":1e400}"#));
         assert_eq!(read.events[1].get(), r#"{"seq":3,"n":123456789012345678901234567890}"#);
         assert_eq!(read.commit.map(|c| c.revision), Some(2));
     }
 
     #[test]
-    fn what_identifies_a_commit_is_written_as_its_fields_say() {
-        let at = "2026-01-02T03:04:05.678901Z".parse().expect("a time");
-        let deleted = CommitMeta { at, deleted: true, uid: Uuid::now_v7(), epoch: u64::MAX, ..meta() };
-        for meta in [meta(), deleted] {
-            let mut written = Vec::new();
-            head(&meta).write(&mut written).expect("JSON");
+    fn what_identifies_commits_is_written_as_its_fields_say() {
+        let (id, at) = (id(), "2026-01-02T03:04:05.678901Z".parse().expect("a time"));
+        let deleted = Head { at, deleted: true, uid: Uuid::now_v7(), epoch: u64::MAX, ..head(&id) };
+        for head in [head(&id), deleted, Head { first: 0, ..head(&id) }] {
+            let (mut written, Head { id, uid, epoch, first, revision, at, last_event_seq, deleted }) =
+                (Vec::new(), head);
+            head.write(&mut written).expect("JSON");
+            let (id, first) = (id.clone(), (first != revision).then_some(first));
+            let meta = CommitMeta { id, uid, epoch, first, revision, at, last_event_seq, deleted };
             assert_eq!(String::from_utf8(written).expect("text"), serde_json::to_string(&meta).expect("JSON"));
+            assert_eq!(meta.count(), if first.is_some() { 3 } else { 1 });
         }
+    }
+
+    #[test]
+    fn a_line_that_begins_behind_its_end_is_damage() {
+        let id = id();
+        let line = LineDraft::of(&Head { first: 3, ..head(&id) }, &Body::default(), &[]).expect("encode");
+        assert!(decode(line.bytes().strip_suffix(b"\n").expect("a newline")).is_err());
     }
 
     #[test]
     fn a_state_reads_back_also_when_it_is_null() {
         for text in ["null", "1e400", r#"{"a":[null]}"#] {
             let state: Box<RawValue> = serde_json::from_str(text).expect("JSON");
-            let mut line = LineDraft::begin(&head(&meta())).expect("begin");
-            assert_eq!(line.state(&state).expect("encode"), text.len());
-            let read = decode(line.seal(&[]).bytes().strip_suffix(b"\n").expect("a newline")).expect("decode");
+            let body = Body::state(&state).expect("encode");
+            assert_eq!(body.json_len, text.len());
+            let read = read(&line(&body, &[]));
             assert_eq!(read.state.as_deref().map(RawValue::get), Some(text));
             assert!(read.record.is_none());
         }
@@ -405,7 +506,7 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_is_noticed() {
-        let line = encode(&head(&meta()), None, &[]).expect("encode");
+        let line = line(&Body::default(), &[]);
         let line = line.bytes().strip_suffix(b"\n").expect("a newline");
         for at in 0..line.len() {
             let mut broken = line.to_vec();

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::commit::{self, Caller, Commit, Header, JOURNAL_FORMAT};
+use super::commit::{Body, Caller, Commit, Header, JOURNAL_FORMAT, LineDraft};
 use super::queue::Batch;
-use super::reply::{Outcomes, Replies, tell};
+use super::reply::{Outcomes, Replies, tell, tell_callers};
 use super::segment::{Failure, Segment};
 use super::service::Shared;
 use super::slow::{Pace, SlowCommits};
@@ -23,6 +23,9 @@ use crate::record::InstanceId;
 
 /// How often an open segment is looked at for its age, when nothing is committed.
 const AGE_CHECK: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// Commits of a batch from which on many callers are at work.
+const MANY: usize = 4;
 
 /// Owned by the thread.
 pub(super) struct Journal {
@@ -46,10 +49,16 @@ impl Journal {
     /// Runs until the log is closed and its queue is empty.
     pub(super) fn run(mut self) {
         while let Some(batch) = self.shared.queue.next(AGE_CHECK) {
+            let many = batch.commits.len() >= MANY;
             if !batch.commits.is_empty() {
                 self.commit(batch);
             }
             self.seal_if_old();
+            if many {
+                // Where processors are scarce, those who were answered go first: they make the next
+                // batch as big as this one.
+                std::thread::yield_now();
+            }
         }
         if let Some(segment) = self.segment.take() {
             self.retire(segment);
@@ -76,7 +85,7 @@ impl Journal {
         let is_stale = |c: &mut Commit| c.generation < c.lane.generation() && !without(Protection::Generations);
         let refused: Vec<_> = commits.extract_if(.., is_stale).collect();
         if !refused.is_empty() {
-            metrics::COMMITS_NOT_APPLIED.add(refused.len());
+            metrics::COMMITS_NOT_APPLIED.add(count(&refused));
             let outcomes = refused.into_iter().map(|commit| {
                 let (id, reason) = (commit.lane.id.clone(), commit.lane.failure());
                 (commit, Error::NotApplied { id, reason })
@@ -93,7 +102,7 @@ impl Journal {
         if without(Protection::OutputGate) {
             for commit in &mut commits {
                 commit.caller.applied();
-                std::mem::replace(&mut commit.caller, Box::new(Nobody)).told(Ok(()));
+                tell_callers(std::mem::replace(&mut commit.caller, Box::new(Nobody)), &commit.lane.id, &Ok(()));
             }
         }
         let Err(failure) = self.append(&commits, lines, pace) else { return self.release(commits) };
@@ -119,30 +128,30 @@ impl Journal {
             return Err(Failure::NotApplied(Error::Poisoned { reason }));
         }
         let deletions = commits.iter().all(|c| c.deleted);
-        let to_disk = commits.iter().filter(|c| c.durability == Durability::Disk).count();
-        let durable = to_disk > 0;
+        let on_disk = || commits.iter().filter(|c| c.durability == Durability::Disk);
+        let durable = on_disk().next().is_some();
         let segment = match self.segment_with_room() {
             Err(error) if !deletions => return Err(Failure::NotApplied(error)),
             Err(error) => self.segment.as_mut().ok_or(Failure::NotApplied(error))?,
             Ok(()) => self.segment.as_mut().ok_or(Failure::NotApplied(Error::Closed))?,
         };
         commits.iter().filter(|c| c.is_creation()).for_each(|c| shared.tail.note_unnamed(&c.lane.id));
-        let on_disk = commits.iter().filter(|c| c.durability == Durability::Disk);
-        if shared.tail.any_unnamed(on_disk.map(|c| &c.lane.id)) {
+        if shared.tail.any_unnamed(on_disk().map(|c| &c.lane.id)) {
             shared.tail.sync_names(&shared.root.instances).map_err(Failure::NotApplied)?;
         }
         let bytes = encode_batch(segment, commits, lines).map_err(Failure::NotApplied)?;
         segment.append(&bytes, durable, deletions, &shared.tail)?;
         let batch = shared.tail.wrote(durable);
         for commit in commits {
+            commit.lane.note_written(segment.number, batch, !commit.events.is_empty());
             segment.cover(&commit.lane);
-            commit.lane.batch.store(batch, Ordering::Release);
         }
         shared.batches.fetch_add(1, Ordering::Relaxed);
-        shared.commits.fetch_add(commits.len() as u64, Ordering::Relaxed);
+        let (all, to_disk) = (count(commits), count(on_disk()));
+        shared.commits.fetch_add(all as u64, Ordering::Relaxed);
         metrics::COMMITS_DISK.add(to_disk);
-        metrics::COMMITS_OS.add(commits.len() - to_disk);
-        metrics::BATCH_COMMITS.count(commits.len());
+        metrics::COMMITS_OS.add(all - to_disk);
+        metrics::BATCH_COMMITS.count(all);
         self.slow.note(commits, pace);
         Ok(())
     }
@@ -168,7 +177,7 @@ impl Journal {
             Failure::NotApplied(error) => (Arc::new(error.clone()), false),
             Failure::Unknown(error) => (Arc::new(error.clone()), true),
         };
-        (if unknown { &metrics::COMMITS_UNKNOWN } else { &metrics::COMMITS_NOT_APPLIED }).add(commits.len());
+        (if unknown { &metrics::COMMITS_UNKNOWN } else { &metrics::COMMITS_NOT_APPLIED }).add(count(&commits));
         let outcomes = commits.into_iter().map(|commit| {
             commit.lane.fail(commit.generation, &reason);
             // The segment may not hold the record that was noted to be in it.
@@ -220,9 +229,14 @@ impl Journal {
     }
 }
 
+/// How many commits are in these lines.
+fn count<'a>(lines: impl IntoIterator<Item = &'a Commit>) -> usize {
+    lines.into_iter().map(Commit::count).sum()
+}
+
 /// The bytes of a batch: its mark, then the lines.
 fn encode_batch(segment: &Segment, commits: &[Commit], lines: &[u8]) -> Result<Vec<u8>> {
-    let mut bytes = segment.batch_mark(commits.iter().map(|c| &c.lane.id))?;
+    let mut bytes = segment.batch_mark(commits.iter().map(|c| (&c.lane.id, c.count())))?;
     bytes.reserve(lines.len());
     for commit in commits {
         // The first commit of an instance in a segment holds its whole record: then no segment
@@ -230,10 +244,8 @@ fn encode_batch(segment: &Segment, commits: &[Commit], lines: &[u8]) -> Result<V
         let first = commit.lane.record_segment.load(Ordering::Relaxed) != segment.number;
         if first && !commit.has_record {
             let fail = |e: serde_json::Error| crate::record::json::unserializable("record", &e);
-            let record = commit.record.compact().map_err(fail)?;
-            bytes.extend_from_slice(
-                commit::encode(&commit.head(), Some(&record), &commit.events).map_err(fail)?.bytes(),
-            );
+            let whole = Body::encoded(&commit.record.compact().map_err(fail)?);
+            bytes.extend_from_slice(LineDraft::of(&commit.head(), &whole, &commit.events).map_err(fail)?.bytes());
         } else {
             bytes.extend_from_slice(&lines[commit.line.clone()]);
         }

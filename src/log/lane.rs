@@ -38,7 +38,7 @@ pub(crate) struct Lane {
     tail: Arc<Tail>,
     writer: Weak<Writer>,
     /// The batch of its last commit: what is in the files must be on disk in the log before.
-    pub(super) batch: AtomicU64,
+    batch: AtomicU64,
     /// Revision of the last commit that was applied in this activation, plus one.
     applied: AtomicU64,
     pending: Mutex<Pending>,
@@ -47,10 +47,12 @@ pub(crate) struct Lane {
     failed: AtomicU64,
     failure: Mutex<Option<Arc<Error>>>,
     gone: AtomicBool,
-    /// The commit log's notes: the segment that has the whole record last, and the one that counts
-    /// this lane among those it covers. Only the thread of the log writes them.
+    /// The commit log's notes: the segment that has the whole record last, or would have it if what
+    /// is being written stands; the last one that counts this lane among those it covers; and the last
+    /// with events of it. Only the thread of the log writes them.
     pub(super) record_segment: AtomicU64,
-    pub(super) covered_segment: AtomicU64,
+    covered_segment: AtomicU64,
+    event_segment: AtomicU64,
     record_bytes: usize,
     alarm: LaneAlarm,
 }
@@ -104,6 +106,7 @@ impl Lane {
             gone: AtomicBool::new(false),
             record_segment: AtomicU64::new(0),
             covered_segment: AtomicU64::new(0),
+            event_segment: AtomicU64::new(0),
             record_bytes: log.record_bytes(),
             alarm: LaneAlarm::new(log.bell()),
         });
@@ -143,6 +146,38 @@ impl Lane {
     /// Why the last generation failed.
     pub(crate) fn failure(&self) -> Arc<Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(|| Arc::new(Error::Closed))
+    }
+
+    /// Notes that commits of it are written in this segment, in this batch.
+    pub(super) fn note_written(&self, segment: u64, batch: u64, has_events: bool) {
+        if has_events {
+            self.event_segment.store(segment, Ordering::Release);
+        }
+        self.batch.store(batch, Ordering::Release);
+    }
+
+    /// Counts it among those that this segment covers, after [`Lane::note_written`]. `false` when it
+    /// is counted already.
+    pub(super) fn cover(&self, segment: u64) -> bool {
+        self.covered_segment.swap(segment, Ordering::AcqRel) != segment
+    }
+
+    /// Whether a segment may go although the files of the instance are not flushed: a later one begins
+    /// with its whole record, which is on disk, and no event is lost with this one.
+    ///
+    /// # Errors
+    ///
+    /// When that later one cannot be flushed.
+    pub(super) fn is_carried_on(&self, segment: u64) -> Result<bool> {
+        let carried = self.covered_segment.load(Ordering::Acquire) > segment;
+        let no_event = self.event_segment.load(Ordering::Acquire) < segment || without(Protection::CarriedWhole);
+        if !carried || !no_event || self.phase() != Phase::Open {
+            return Ok(false);
+        }
+        if !without(Protection::CarriedOnDisk) {
+            self.tail.ensure(self.batch.load(Ordering::Acquire))?;
+        }
+        Ok(true)
     }
 
     /// Takes in a commit that has become durable. Says whether the materialiser must be told.

@@ -59,7 +59,7 @@ impl CommitQueue {
         }
         if state.bytes > self.limit {
             drop(state);
-            metrics::OVERLOADED_LOG.add(1);
+            metrics::OVERLOADED_LOG.add(commit.count());
             let limit = self.limit as u64;
             return Err((commit, Error::Overloaded { what: "bytes of commits waiting for the log", limit }));
         }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::activate;
 use super::chain::{self, Chain, How, LOST, Prepared};
 use super::collect::{self, Remains};
-use super::commit::Line;
+use super::commit::{CommitMeta, Line};
 use super::lane::sync_files;
 use super::renewal::Renewal;
 use super::trash;
@@ -132,7 +132,7 @@ struct Remnant {
 
 impl Remnant {
     fn of(id: InstanceId, remains: Remains) -> Self {
-        let commits = remains.lines.len();
+        let commits = remains.lines.iter().filter_map(|line| line.commit.as_ref()).map(CommitMeta::count).sum();
         let mut lives: Vec<(Uuid, Vec<Line>)> = Vec::new();
         let mut rest = remains.lines;
         // Nearly always there is one, and nothing is left.

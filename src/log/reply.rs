@@ -10,8 +10,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::commit::Commit;
+use super::commit::{Caller, Commit};
 use crate::error::{Error, Result};
+use crate::record::InstanceId;
 
 /// What became of commits.
 pub(super) enum Outcomes {
@@ -84,16 +85,25 @@ impl<T> Drop for Teller<T> {
 
 pub(super) fn tell(outcomes: Outcomes) {
     match outcomes {
-        Outcomes::Applied(commits) => commits.into_iter().for_each(|commit| tell_one(commit, Ok(()))),
-        Outcomes::Failed(commits) => commits.into_iter().for_each(|(commit, error)| tell_one(commit, Err(error))),
+        Outcomes::Applied(commits) => commits.into_iter().for_each(|commit| tell_of(commit, &Ok(()))),
+        Outcomes::Failed(commits) => commits.into_iter().for_each(|(commit, error)| tell_of(commit, &Err(error))),
     }
 }
 
-/// A panic in what one caller left behind must not keep the others from being told.
-fn tell_one(commit: Commit, outcome: Result<()>) {
+fn tell_of(commit: Commit, outcome: &Result<()>) {
     let (caller, lane) = (commit.caller, commit.lane);
-    if catch_unwind(AssertUnwindSafe(move || caller.told(outcome))).is_err() {
-        tracing::error!(id = %lane.id, "what waits for a commit panicked");
+    tell_callers(caller, &lane.id, outcome);
+}
+
+/// Tells all who wait for the commits of one line.
+pub(super) fn tell_callers(mut first: Box<dyn Caller>, id: &InstanceId, outcome: &Result<()>) {
+    let others = first.others();
+    for caller in std::iter::once(first).chain(others) {
+        let outcome = outcome.clone();
+        // A panic in what one caller left behind must not keep the others from being told.
+        if catch_unwind(AssertUnwindSafe(move || caller.told(outcome))).is_err() {
+            tracing::error!(%id, "what waits for a commit panicked");
+        }
     }
 }
 

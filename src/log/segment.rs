@@ -91,9 +91,13 @@ impl Segment {
         })
     }
 
-    /// The mark that goes before the lines of a batch, which are of these instances.
-    pub(super) fn batch_mark<'a>(&self, ids: impl Iterator<Item = &'a InstanceId>) -> Result<Vec<u8>> {
-        commit::encode_mark(self.durable, ids).map_err(|e| crate::record::json::unserializable("batch", &e))
+    /// The mark that goes before the lines of a batch, which are of these instances and of so many
+    /// commits.
+    pub(super) fn batch_mark<'a>(
+        &self,
+        lines: impl Iterator<Item = (&'a InstanceId, usize)> + Clone,
+    ) -> Result<Vec<u8>> {
+        commit::encode_mark(self.durable, lines).map_err(|e| crate::record::json::unserializable("batch", &e))
     }
 
     /// Appends a batch, and makes it durable if asked to. `deletions` may use the reserve.
@@ -157,8 +161,7 @@ impl Segment {
 
     /// Notes that commits of this lane are in the segment.
     pub(super) fn cover(&mut self, lane: &Arc<Lane>) {
-        use std::sync::atomic::Ordering::Relaxed;
-        if lane.covered_segment.swap(self.number, Relaxed) != self.number {
+        if lane.cover(self.number) {
             self.covered.push((lane.id.clone(), Arc::downgrade(lane)));
         }
     }
@@ -184,11 +187,11 @@ pub(crate) struct Damage {
     commit: bool,
 }
 
-/// A batch: whose lines there must be, according to its mark, less those that were read. They stand in
-/// the order of the mark.
+/// A batch: whose lines there must be, and of how many commits, according to its mark, less those that
+/// were read. They stand in the order of the mark.
 struct Expected {
     offset: u64,
-    ids: VecDeque<InstanceId>,
+    lines: VecDeque<(InstanceId, u64)>,
     read: Vec<InstanceId>,
 }
 
@@ -336,12 +339,12 @@ impl Contents {
             }
             self.header = Some(header);
         } else if let Some(batch) = line.batch {
-            batches.push(Expected { offset, ids: batch.ids.into(), read: Vec::new() });
+            batches.push(Expected { offset, lines: batch.lines().collect(), read: Vec::new() });
         } else if let Some(meta) = &line.commit {
             if let Some(batch) = batches.last_mut() {
                 batch.read.push(meta.id.clone());
-                if let Some(at) = batch.ids.iter().position(|id| *id == meta.id) {
-                    batch.ids.remove(at);
+                if let Some(at) = batch.lines.iter().position(|(id, _)| *id == meta.id) {
+                    batch.lines.remove(at);
                 }
             }
             self.commits.push(line);
@@ -355,10 +358,11 @@ impl Contents {
         let unread = self.damaged.iter().filter(|damage| damage.commit).count();
         let mut missing = 0;
         for batch in batches.iter().filter(|batch| batch.offset < durable) {
-            missing += batch.ids.len();
-            for id in &batch.ids {
+            missing += batch.lines.len();
+            for (id, commits) in &batch.lines {
                 if batches.iter().rev().find(|b| b.read.contains(id)).is_none_or(|last| last.offset <= batch.offset) {
-                    *self.lost.entry(id.clone()).or_default() += 1;
+                    let lost = self.lost.entry(id.clone()).or_default();
+                    *lost = lost.saturating_add(*commits);
                 }
             }
         }

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use super::alarm::Bell;
 use super::changes::ChangeFeed;
-use super::commit::{Commit, LineDraft};
+use super::commit::{Body, Commit, LineDraft};
 use super::feed::Feed;
 use super::journal::Journal;
 use super::lane::Lane;
 use super::queue::CommitQueue;
-use super::reply::{AllTold, Replies, tell};
+use super::reply::{AllTold, Replies, tell, tell_callers};
 use super::sealed::SealedQueue;
 use super::tail::Tail;
 use super::whole::FileSystem;
@@ -148,17 +148,23 @@ impl Log {
         self.writer_id
     }
 
-    /// Queues a commit, and says whether it was taken. Its caller is told once in any case.
-    pub(crate) fn submit(&self, commit: Commit, line: &LineDraft) -> bool {
-        let queued = match self.shared.tail.poison() {
-            Some(reason) => Err((commit, Error::Poisoned { reason })),
-            None => self.shared.queue.push(commit, line),
+    /// Queues a commit, of whose record its line says `body`, and says whether it was taken. Its callers are told once in any case.
+    pub(crate) fn submit(&self, commit: Commit, body: &Body) -> bool {
+        let line = match self.shared.tail.poison() {
+            Some(reason) => Err(Error::Poisoned { reason }),
+            None => LineDraft::of(&commit.head(), body, &commit.events)
+                .map_err(|e| crate::record::json::unserializable("commit", &e)),
+        };
+        let queued = match line {
+            Ok(line) => self.shared.queue.push(commit, &line),
+            Err(error) => Err((commit, error)),
         };
         match queued {
             Ok(()) => true,
             Err((commit, reason)) => {
                 let id = commit.lane.id.clone();
-                commit.caller.told(Err(Error::NotApplied { id, reason: Arc::new(reason) }));
+                let refused = Err(Error::NotApplied { id: id.clone(), reason: Arc::new(reason) });
+                tell_callers(commit.caller, &id, &refused);
                 false
             }
         }

@@ -38,7 +38,8 @@ impl SlowCommits {
         if self.than.is_none_or(|than| waited < than) {
             return;
         }
-        metrics::SLOW_COMMITS.add(commits.len());
+        let count: usize = commits.iter().map(Commit::count).sum();
+        metrics::SLOW_COMMITS.add(count);
         let Some(held_back) = self.turn(now) else { return };
         let Some(first) = commits.first() else { return };
         tracing::warn!(
@@ -46,7 +47,7 @@ impl SlowCommits {
             epoch = first.lane.epoch,
             waited = ?waited,
             at_the_disk = ?(now - pace.begun),
-            commits = commits.len(),
+            commits = count,
             held_back,
             "a commit took long to become durable; when most of the time was spent at the disk, look at what else \
              uses that disk, or move the root to a faster one; else fewer or smaller commits, or Options::slow_commit"

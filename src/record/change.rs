@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{InstanceId, Status};
+use super::{InstanceId, Record, Status};
 
 /// One durable commit of this process: see [`Store::changes`](crate::Store::changes).
 ///
@@ -32,4 +32,37 @@ pub struct Change {
     pub deleted: bool,
     /// When it was made (UTC).
     pub at: DateTime<Utc>,
+}
+
+/// What of a record tells its commit from the others of the instance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    pub(crate) revision: u64,
+    pub(crate) last_event_seq: u64,
+    status: Status,
+    at: DateTime<Utc>,
+}
+
+impl Step {
+    pub(crate) fn of<S>(record: &Record<S>) -> Self {
+        let Record { revision, last_event_seq, status, updated_at: at, .. } = *record;
+        Self { revision, last_event_seq, status, at }
+    }
+
+    /// As the change feed tells of it. `record` is of the same activation.
+    pub(crate) fn change<S>(self, record: &Record<S>, deleted: bool) -> Change {
+        let Self { revision, last_event_seq, status, at } = self;
+        Change {
+            id: record.id.clone(),
+            uid: record.uid,
+            kind: record.kind.clone().into_owned(),
+            revision,
+            epoch: record.epoch,
+            status,
+            last_event_seq,
+            created: revision == 0,
+            deleted,
+            at,
+        }
+    }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::time::Time;
 use super::work::{InputRequest, Work};
-use super::{Alarm, AlarmEntry, Change, InstanceId, Status, json, strict};
+use super::{Alarm, AlarmEntry, InstanceId, Status, json, strict};
 use crate::error::{Error, Result};
 
 /// The version of the record format that this program writes, and the newest that it reads.
@@ -142,22 +142,6 @@ impl<S> Record<S> {
         self.status = next;
         self.status_reason = reason;
         Ok(())
-    }
-
-    /// The commit that made this record, as the change feed tells of it.
-    pub(crate) fn change(&self, deleted: bool) -> Change {
-        Change {
-            id: self.id.clone(),
-            uid: self.uid,
-            kind: self.kind.clone().into_owned(),
-            revision: self.revision,
-            epoch: self.epoch,
-            status: self.status,
-            last_event_seq: self.last_event_seq,
-            created: self.revision == 0,
-            deleted,
-            at: self.updated_at,
-        }
     }
 
     /// How the index of the alarms knows the alarm, if there is one.

@@ -17,6 +17,7 @@ pub(crate) mod work;
 pub use alarm::Alarm;
 pub(crate) use alarm::{AlarmEntry, may_be};
 pub use change::Change;
+pub(crate) use change::Step;
 pub use event::Event;
 pub(crate) use event::{EventDraft, EventLine};
 pub use id::InstanceId;

@@ -163,6 +163,37 @@ fn one_instance_through_everything() {
 }
 
 #[test]
+fn an_instance_that_is_at_work_while_segments_go() {
+    use Durability::{Disk, Os};
+
+    // Each segment goes when the next one says everything anew; that with the events does not, and the
+    // last one does not.
+    let steps = [
+        Step::Create(0, Disk),
+        Step::Create(1, Disk),
+        Step::Seal,
+        Step::Update(0, Os),
+        Step::Checkpoint,
+        Step::Materialise,
+        Step::Seal,
+        Step::Append(0, Os),
+        Step::Run(0),
+        Step::Checkpoint,
+        Step::Seal,
+        Step::Update(0, Disk),
+        Step::Checkpoint,
+        Step::Seal,
+        Step::Run(0),
+        Step::Alarm(0, Os),
+        Step::Checkpoint,
+        Step::Seal,
+        Step::Checkpoint,
+        Step::Update(0, Disk),
+    ];
+    crash_everywhere(&steps, &mut Random::new(7), 2);
+}
+
+#[test]
 fn a_deletion_that_is_checkpointed() {
     use Durability::Disk;
     let mut random = Random::new(4);

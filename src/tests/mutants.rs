@@ -4,12 +4,14 @@ use std::process::Command;
 
 use crate::mutants::Protection;
 
-const CATCHERS: [(Protection, &str); 16] = [
+const CATCHERS: [(Protection, &str); 18] = [
     (Protection::LogFlush, "tests::crash::one_instance_through_everything"),
     (Protection::OutputGate, "tests::crash::one_instance_through_everything"),
     (Protection::LogFirst, "tests::crash::one_instance_through_everything"),
     (Protection::Replacement, "tests::crash::one_instance_through_everything"),
     (Protection::DirectoryFlush, "tests::crash::one_instance_through_everything"),
+    (Protection::CarriedOnDisk, "tests::crash::an_instance_that_is_at_work_while_segments_go"),
+    (Protection::CarriedWhole, "tests::crash::an_instance_that_is_at_work_while_segments_go"),
     (Protection::NameFlush, "tests::crash::one_instance_through_everything"),
     (Protection::AlarmFlush, "tests::crash::an_alarm_that_is_set_replaced_and_cleared"),
     (Protection::AlarmRecovery, "tests::crash::an_alarm_set_by_a_process_that_dies_is_in_the_index_after_recovery"),

@@ -14,7 +14,7 @@ use life::{Doc, Life, doc, moment, new_record};
 pub(super) use steps::{STEPS, Step};
 
 use super::world::{Fact, INSTANCES, Moment, World};
-use crate::actors::transaction::{Stamp, Transaction};
+use crate::actors::transaction::{Sealed, Stamp, Transaction};
 use crate::disk::alarms::AlarmIndex;
 use crate::disk::fs::Dir;
 use crate::disk::layout;
@@ -124,13 +124,13 @@ impl Process {
     pub(super) fn attempt(&mut self, step: Step) -> Result<()> {
         match step {
             Step::Create(instance, level) => self.create(instance, level),
-            Step::Update(instance, level) => self.one(instance, level, 0, true),
-            Step::Append(instance, level) => self.one(instance, level, 2, false),
+            Step::Update(instance, level) => self.one(instance, level, 1, 0, true),
+            Step::Append(instance, level) => self.one(instance, level, 2, 1, false),
             Step::Burst(level) => {
                 for _ in 0..3 {
                     for instance in 0..INSTANCES.len() {
                         if self.lives.contains_key(&instance) {
-                            self.submit(instance, level, 1, true, None)?;
+                            self.submit(instance, level, 2, 1, true, None)?;
                         }
                     }
                 }
@@ -139,9 +139,9 @@ impl Process {
             }
             Step::Pipeline(instance) => {
                 if self.wake(instance)? {
-                    self.submit(instance, Durability::Disk, 1, true, None)?;
+                    self.submit(instance, Durability::Disk, 1, 1, true, None)?;
                     let first = self.stepper.take();
-                    self.submit(instance, Durability::Disk, 1, true, None)?;
+                    self.submit(instance, Durability::Disk, 3, 1, true, None)?;
                     let second = self.stepper.take();
                     for batch in [first, second].into_iter().flatten() {
                         self.stepper.write(batch);
@@ -155,7 +155,7 @@ impl Process {
                 }
                 let status = self.lives[&instance].current.status;
                 let next = if status.is_running() { Status::Waiting } else { Status::Running };
-                self.submit(instance, Durability::Disk, 0, true, Some(next))?;
+                self.submit(instance, Durability::Disk, 2, 0, true, Some(next))?;
                 self.stepper.commit();
                 Ok(())
             }
@@ -180,9 +180,9 @@ impl Process {
         }
     }
 
-    fn one(&mut self, instance: usize, level: Durability, events: usize, touch: bool) -> Result<()> {
+    fn one(&mut self, instance: usize, level: Durability, commits: usize, events: usize, touch: bool) -> Result<()> {
         if self.wake(instance)? {
-            self.submit(instance, level, events, touch, None)?;
+            self.submit(instance, level, commits, events, touch, None)?;
             self.stepper.commit();
         }
         Ok(())
@@ -288,10 +288,13 @@ impl Process {
         self.next
     }
 
+    /// So many commits with so many events each, which share a line: the first touches the state, the
+    /// last the status.
     fn submit(
         &mut self,
         instance: usize,
         level: Durability,
+        commits: usize,
         events: usize,
         touch: bool,
         status: Option<Status>,
@@ -299,19 +302,27 @@ impl Process {
         let number = self.number();
         let life = self.lives.get_mut(&instance).expect("a live instance");
         life.follow_generation();
-        let mut transaction = Transaction::new(&life.current);
-        if touch {
-            *transaction.state_mut() = doc(number);
+        let (mut all, mut sealed) = (life.events.clone(), None::<Sealed<Doc>>);
+        for nth in 0..commits {
+            let earlier = sealed.as_ref();
+            let mut transaction = Transaction::new(earlier.map_or(&life.current, |earlier| &earlier.record));
+            if touch && nth == 0 {
+                *transaction.state_mut() = doc(number);
+            }
+            if let Some(status) = status.filter(|_| nth + 1 == commits) {
+                transaction.set_status(status, None)?;
+            }
+            for event in (nth * events..(nth + 1) * events).map(|event| number * 10 + event as u64) {
+                transaction.event("tried", &event)?;
+                all.push(event);
+            }
+            let next = transaction.seal(life.stamp, earlier)?;
+            match &mut sealed {
+                Some(sealed) => sealed.join(next),
+                None => sealed = Some(next),
+            }
         }
-        if let Some(status) = status {
-            transaction.set_status(status, None)?;
-        }
-        let mut all = life.events.clone();
-        for nth in 0..events as u64 {
-            transaction.event("tried", &(number * 10 + nth))?;
-            all.push(number * 10 + nth);
-        }
-        let sealed = transaction.seal(life.stamp)?;
+        let sealed = sealed.expect("at least one commit");
         life.submit(&self.stepper, &self.world, instance, number, sealed, level, all).map(drop)
     }
 
@@ -330,7 +341,7 @@ impl Process {
         } else {
             transaction.clear_alarm();
         }
-        let (sealed, events) = (transaction.seal(life.stamp)?, life.events.clone());
+        let (sealed, events) = (transaction.seal(life.stamp, None)?, life.events.clone());
         life.submit(&self.stepper, &self.world, instance, number, sealed, level, events)?;
         self.stepper.commit();
         Ok(())

@@ -102,13 +102,15 @@ pub(crate) async fn make(to: &Path) -> TestResult {
     store.flush().await?;
     // From here on the commit log alone has it.
     half.transition(Status::Running, None).await?;
-    for n in 3..=5 {
+    let done = |n: u64| {
         half.commit(move |tx| {
             tx.state_mut()["n"] = json!(n);
             tx.event("half.done", &json!({ "n": n }))
         })
-        .await?;
-    }
+    };
+    done(3).await?;
+    // These wait for the actor at the same time: they share a line.
+    futures::try_join!(done(4), done(5))?;
     copy(&root, to)?;
     store.shutdown().await?;
     other.shutdown().await?;

@@ -6,6 +6,7 @@
 mod common;
 mod files;
 mod refusals;
+mod together;
 
 use common::{Count, Counter, TestResult, id};
 use fiefdom::{Error, NewInstance, Status, Store, SubDir, Untyped};

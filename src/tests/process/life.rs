@@ -88,18 +88,19 @@ impl Life {
             lane: Arc::clone(&self.lane),
             generation: self.generation,
             running: sealed.record.status.is_running() && !deleted,
+            first: sealed.first,
             revision: record.revision,
             at: record.updated_at,
             last_event_seq: record.last_event_seq,
             deleted,
+            has_record: sealed.has_record(),
             record: sealed.record,
             line: 0..0,
-            has_record: sealed.has_record,
             events: sealed.events,
             durability: level,
             caller,
         };
-        if !stepper.log.submit(commit, &sealed.line) {
+        if !stepper.log.submit(commit, &sealed.body) {
             outcome.lock().expect("no panic").take().expect("it was told")?;
         }
         self.current = record;

@@ -7,10 +7,11 @@ use crate::options::Durability;
 pub(in crate::tests) enum Step {
     Create(usize, Durability),
     Update(usize, Durability),
+    /// Two commits in one line.
     Append(usize, Durability),
-    /// Three commits of each live instance in one batch.
+    /// Three lines of each live instance in one batch, of two commits each.
     Burst(Durability),
-    /// Two commits, the second handed to the log while the first is being written.
+    /// A commit, and a line of three that is handed to the log while the first is being written.
     Pipeline(usize),
     Run(usize),
     Alarm(usize, Durability),
