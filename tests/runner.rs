@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::{TestResult, id};
-use fiefdom::jobs::{Attempt, Batch, BatchItem, BatchSettings, Job, JobReport, Outcome, RetryPolicy, Runner, Summary};
+use fiefdom::jobs::{
+    Attempt, Batch, BatchItem, BatchSettings, CommandInput, CommandJob, Job, JobReport, Outcome, RetryPolicy, Runner,
+    Summary,
+};
 use fiefdom::{BoxError, Error, Instance, NewInstance, Session, Status, Store};
 use serde_json::json;
 
@@ -197,6 +200,23 @@ async fn a_runner_that_is_stopped_leaves_the_rest_for_the_next() -> TestResult {
     called_off.await??;
     assert_eq!((summary.succeeded, summary.cancelled, summary.failed), (1, 1, 1));
     assert_eq!((reports[0].outcome, reports[0].attempt), (Outcome::Cancelled, 2));
+    store.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn jobs_begin_in_the_order_of_the_list() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = Store::open(root.path(), CommandJob).await?;
+    let list = root.path().join("list");
+    let command = format!("echo $FIEFDOM_INSTANCE_ID >>{}", list.display());
+    let names: Vec<String> = (0..100).map(|number| format!("job-{number}")).collect();
+    let items = names.iter().map(|name| BatchItem::new(id(name), json!(CommandInput::new(&command))));
+    let all = Batch::create(&store, items.collect::<Vec<_>>()).await?;
+    let summary = Runner::new(store.clone()).concurrency(1).run(&all, |_| {}).await?;
+    assert!(summary.all_succeeded());
+    assert!(std::fs::read_to_string(list)?.lines().eq(&names));
+    drop(all);
     store.shutdown().await?;
     Ok(())
 }
