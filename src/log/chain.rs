@@ -315,36 +315,33 @@ mod tests {
     use super::super::commit;
     use super::*;
 
-    /// A line of these commits, with the events up to the last of them.
-    fn line(first: u64, revision: u64, events: std::ops::RangeInclusive<u64>, whole: bool) -> Line {
+    /// The first and the last revision, the event before and the last one, and whether the record is
+    /// there.
+    type Wanted = (u64, u64, u64, u64, bool);
+
+    fn line((first, revision, before, seq, whole): Wanted) -> Line {
         let record = if whole { ",\"record\":{}" } else { "" };
-        let lines: Vec<_> = events.clone().map(|seq| format!("{{\"seq\":{seq}}}")).collect();
+        let events: Vec<_> = (before + 1..=seq).map(|seq| format!("{{\"seq\":{seq}}}")).collect();
         let text = format!(
             "{{\"commit\":{{\"id\":\"a\",\"uid\":\"{}\",\"epoch\":1,\"first\":{first},\"revision\":{revision},\
-             \"at\":\"2026-01-02T03:04:05Z\",\"last_event_seq\":{}}}{record},\"events\":[{}]}}",
+             \"at\":\"2026-01-02T03:04:05Z\",\"last_event_seq\":{seq}}}{record},\"events\":[{}]}}",
             Uuid::nil(),
-            events.end(),
-            lines.join(",")
+            events.join(",")
         );
         commit::decode(format!("{:08x} {text}", crc32fast::hash(text.as_bytes())).as_bytes()).expect("a line")
     }
 
-    const NONE: std::ops::RangeInclusive<u64> = 4..=3;
-
     #[test]
     fn a_gap_is_accepted_before_a_whole_record_that_no_event_is_missing_before() {
-        let check = |lines: &[(u64, u64, std::ops::RangeInclusive<u64>, bool)]| {
-            let lines = lines.iter().map(|(first, last, events, whole)| line(*first, *last, events.clone(), *whole));
-            Chain::of(lines.collect()).check_complete(None)
-        };
-        let begin = (1, 2, 1..=3, true);
-        assert_eq!(check(&[begin.clone(), (3, 3, NONE, false), (4, 9, 4..=5, false)]), Ok(()));
-        assert_eq!(check(&[begin.clone(), (5, 6, NONE, true), (7, 7, 4..=4, false)]), Ok(()));
-        assert_eq!(check(&[begin.clone(), (5, 6, 4..=5, true)]), Ok(()));
-        for lost in [(5, 6, NONE, false), (5, 6, 4..=4, false), (5, 6, 5..=5, true), (4, 4, NONE, false)] {
-            let reason = check(&[begin.clone(), lost.clone()]).expect_err("something is missing");
+        let check = |lines: &[Wanted]| Chain::of(lines.iter().copied().map(line).collect()).check_complete(None);
+        let begin = (1, 2, 0, 3, true);
+        assert_eq!(check(&[begin, (3, 3, 3, 3, false), (4, 9, 3, 5, false)]), Ok(()));
+        assert_eq!(check(&[begin, (5, 6, 3, 3, true), (7, 7, 3, 4, false)]), Ok(()));
+        assert_eq!(check(&[begin, (5, 6, 3, 5, true)]), Ok(()));
+        for lost in [(5, 6, 3, 3, false), (5, 6, 3, 4, false), (5, 6, 4, 5, true), (4, 4, 3, 3, false)] {
+            let reason = check(&[begin, lost]).expect_err("something is missing");
             assert!(reason.contains(&format!("before revision {}", lost.0)), "{reason}");
         }
-        assert!(check(&[(3, 3, NONE, false)]).is_err(), "nothing to go on from");
+        assert!(check(&[(3, 3, 0, 0, false)]).is_err(), "nothing to go on from");
     }
 }

@@ -4,7 +4,7 @@
 //! leave them ahead of it. And one flush at a time, none after one that failed: the kernel reports a
 //! failure once, and another flush could say yes to bytes that are lost.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -23,8 +23,27 @@ pub(crate) struct Tail {
     written: AtomicU64,
     durable: AtomicU64,
     poisoned: OnceLock<Arc<Error>>,
-    /// Instances whose directory may have a name that is not on disk yet.
-    unnamed: Mutex<HashSet<InstanceId>>,
+    unnamed: Mutex<Unnamed>,
+}
+
+/// Instances whose directory may have a name that is not on disk yet, each with the number of the note.
+#[derive(Default)]
+struct Unnamed {
+    noted: HashMap<InstanceId, u64>,
+    notes: u64,
+}
+
+impl Unnamed {
+    fn note(&mut self, id: &InstanceId) {
+        self.notes += 1;
+        self.noted.insert(id.clone(), self.notes);
+    }
+
+    /// A flush that began after so many notes is done. What was noted since may have come too late for
+    /// it, also when it is an id that was noted before.
+    fn flushed(&mut self, notes: u64) {
+        self.noted.retain(|_, note| *note > notes);
+    }
 }
 
 impl Tail {
@@ -40,24 +59,26 @@ impl Tail {
 
     /// The name of this instance's directory may not be on disk.
     pub(super) fn note_unnamed(&self, id: &InstanceId) {
-        self.unnamed().insert(id.clone());
+        self.unnamed().note(id);
     }
 
     /// Whether one of these has a name that may not be on disk.
     pub(super) fn any_unnamed<'a>(&self, mut ids: impl Iterator<Item = &'a InstanceId>) -> bool {
-        let unnamed = self.unnamed();
-        !without(Protection::NameFlush) && !unnamed.is_empty() && ids.any(|id| unnamed.contains(id))
+        let noted = &self.unnamed().noted;
+        !without(Protection::NameFlush) && !noted.is_empty() && ids.any(|id| noted.contains_key(id))
     }
 
     /// Makes the names in `instances/` durable. A directory whose name is lost with the power would
-    /// take the commits of its instance with it.
+    /// take the commits of its instance with it. Several threads may: until one is done, none of the
+    /// names counts as durable.
     pub(super) fn sync_names(&self, instances: &Dir) -> Result<()> {
-        // What is noted from here on may come too late for this flush.
-        let named = std::mem::take(&mut *self.unnamed());
-        instances.sync().inspect_err(|_| self.unnamed().extend(named))
+        let notes = self.unnamed().notes;
+        instances.sync()?;
+        self.unnamed().flushed(notes);
+        Ok(())
     }
 
-    fn unnamed(&self) -> MutexGuard<'_, HashSet<InstanceId>> {
+    fn unnamed(&self) -> MutexGuard<'_, Unnamed> {
         self.unnamed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -105,5 +126,25 @@ impl Tail {
     /// Sees to it that a batch is on disk, before files follow it. Blocks when it is not.
     pub(super) fn ensure(&self, batch: u64) -> Result<()> {
         if self.durable.load(Ordering::Acquire) >= batch { Ok(()) } else { self.flush() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_counts_as_durable_when_a_flush_that_began_after_it_is_done() {
+        let id = InstanceId::new("a").expect("an id");
+        let mut unnamed = Unnamed::default();
+        unnamed.note(&id);
+        let began = unnamed.notes;
+        assert!(unnamed.noted.contains_key(&id), "while the flush is under way, on whatever thread");
+        // Deleted, and made again.
+        unnamed.note(&id);
+        unnamed.flushed(began);
+        assert!(unnamed.noted.contains_key(&id), "the new name came too late for it");
+        unnamed.flushed(unnamed.notes);
+        assert!(unnamed.noted.is_empty());
     }
 }
