@@ -319,7 +319,9 @@ impl<S: Clone + Serialize> Transaction<S> {
     }
 
     /// Sets when this commit is acknowledged, in the place of
-    /// [`Options::durability`](crate::Options::durability).
+    /// [`Options::durability`](crate::Options::durability). Commits of one instance that wait at the same
+    /// time become durable together, at the most demanding level of them: it may come later than asked
+    /// for, and more durable.
     ///
     /// ```
     /// use fiefdom::Durability;

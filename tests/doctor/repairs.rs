@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use fiefdom::{NewInstance, Severity, Store, Untyped};
+use serde_json::{Value, json};
 
 use crate::cli::{self, Fief, Started};
 use crate::common::{self, Counter, TestResult, id};
@@ -36,6 +37,11 @@ async fn a_cache_that_lies_is_written_anew_from_the_events() -> TestResult {
     let fief = healthy().await?;
     let path = fief.instance("a/events/state.json");
     let good = std::fs::read_to_string(&path)?;
+    // How much of it is on disk depends on when it was flushed last.
+    let position = |text: &str| -> TestResult<Value> {
+        let state: Value = serde_json::from_str(text)?;
+        Ok(json!([state["last_seq"], state["segment"], state["offset"]]))
+    };
     for (lie, expected) in [
         (good.replace("\"last_seq\":30", "\"last_seq\":99"), Severity::Damage),
         ("{".to_owned(), Severity::Note),
@@ -48,7 +54,7 @@ async fn a_cache_that_lies_is_written_anew_from_the_events() -> TestResult {
         assert_eq!(found[0].0, expected, "{found:?}");
         let ran = doctor(&fief, &["--repair"]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        assert_eq!(std::fs::read_to_string(&path)?, good);
+        assert_eq!(position(&std::fs::read_to_string(&path)?)?, position(&good)?);
         assert!(lie.is_empty() || is_kept(&fief, lie.as_bytes()));
     }
     Ok(())
