@@ -254,6 +254,9 @@ const AT_ONCE: usize = 256;
 /// From how many bytes of events on a line takes no further commit in.
 const LINE_EVENTS: usize = 64 << 10;
 
+/// For how many changes room is kept in an instance that is idle.
+const ROOM_KEPT: usize = 16;
+
 struct State<S> {
     /// The record with every commit that was handed to the log, durable or not.
     current: Arc<Record<S>>,
@@ -316,7 +319,9 @@ impl<I: Instance> InstanceActor<I> {
         if let Some(run) = run {
             self.submit(state, run);
         }
-        state.room = requests;
+        if requests.capacity() <= ROOM_KEPT {
+            state.room = requests;
+        }
         more
     }
 
@@ -358,7 +363,7 @@ impl<I: Instance> InstanceActor<I> {
         let record = Arc::clone(&sealed.record);
         first.lead(Arc::clone(&record), others);
         let (commit, body) = to_commit(&self.core, state.generation, sealed, durability, first);
-        if self.log.submit(commit, &body) {
+        if self.log.submit(commit, body) {
             state.current = record;
         }
     }
@@ -431,7 +436,7 @@ pub(crate) async fn submit_and_wait<S: serde::Serialize + Send + Sync + 'static>
     let record = Arc::clone(&sealed.record);
     let caller = WaitingHere { record, deleted: sealed.deleted, changes: Arc::clone(&core.changes), reply };
     let (commit, body) = to_commit(core, generation, sealed, durability, Box::new(caller));
-    log.submit(commit, &body);
+    log.submit(commit, body);
     answer.await.map_err(|_| Error::Crashed { id })?
 }
 

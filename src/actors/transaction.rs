@@ -376,7 +376,7 @@ impl<S: Clone + Serialize> Transaction<S> {
             lines.push(event.number(draft.last_event_seq, at, stamp.epoch, stamp.event_bytes)?);
         }
         let (touched, body) = match touched {
-            Touched::Nothing => (touched, Body::default()),
+            Touched::Nothing => (touched, Body::nothing()),
             touched => encode(&mut draft, touched.max(before), stamp.record_bytes)?,
         };
         let event_bytes = lines.iter().map(|line| line.text.len()).sum();

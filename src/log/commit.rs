@@ -228,7 +228,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawV
 }
 
 /// Most buffers that a thread keeps: of a body that is in the making, of the one that it takes the
-/// place of, and of a line.
+/// place of, and of a head.
 const ROOMS_KEPT: usize = 3;
 
 thread_local! {
@@ -260,15 +260,25 @@ impl Drop for Room {
     }
 }
 
+/// Bytes that are kept free before a body, for what comes before it in the line: enough for most ids,
+/// so that a large state is not copied once more.
+const FRONT: usize = 320;
+
 /// What the line of a commit says of the record: nothing, the state, or all of it.
-#[derive(Default)]
 pub(crate) struct Body {
-    room: Option<Room>,
+    /// Behind [`FRONT`].
+    room: Room,
     /// How long the JSON of the record or the state is.
     pub(crate) json_len: usize,
 }
 
 impl Body {
+    pub(crate) fn nothing() -> Self {
+        let mut room = Room::new();
+        room.0.resize(FRONT, b' ');
+        Self { room, json_len: 0 }
+    }
+
     /// The whole record.
     pub(crate) fn record(record: &impl Serialize) -> Result<Self, Error> {
         Self::of(RECORD, |room| json::write_line(record, room).map_err(|e| json::unserializable("state", &e)))
@@ -281,46 +291,48 @@ impl Body {
 
     /// The whole record, of which this is the compact JSON.
     pub(super) fn encoded(record: &[u8]) -> Self {
-        let mut room = Room::new();
-        room.0.extend_from_slice(RECORD);
-        room.0.extend_from_slice(record);
-        Self { room: Some(room), json_len: record.len() }
+        let mut body = Self::nothing();
+        body.room.0.extend_from_slice(RECORD);
+        body.room.0.extend_from_slice(record);
+        body
     }
 
     fn of(key: &[u8], write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>) -> Result<Self, Error> {
-        let mut room = Room::new();
-        room.0.extend_from_slice(key);
-        write(&mut room.0)?;
-        Ok(Self { json_len: room.0.len() - key.len(), room: Some(room) })
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.room.as_ref().map_or(&[], |room| &room.0)
+        let mut body = Self::nothing();
+        body.room.0.extend_from_slice(key);
+        write(&mut body.room.0)?;
+        body.json_len = body.room.0.len() - FRONT - key.len();
+        Ok(body)
     }
 }
 
 /// The line of a commit, until the log has copied it.
-pub(crate) struct LineDraft(Room);
+pub(crate) struct LineDraft {
+    room: Room,
+    begin: usize,
+}
 
 impl LineDraft {
-    pub(crate) fn of(head: &Head<'_>, body: &Body, events: &[EventLine]) -> Result<Self, serde_json::Error> {
-        let mut room = Room::new();
+    pub(crate) fn of(head: &Head<'_>, body: Body, events: &[EventLine]) -> Result<Self, serde_json::Error> {
+        let mut room = body.room;
         let line = &mut room.0;
-        line.resize(PREFIX, b' ');
-        line.extend_from_slice(b"{\"commit\":");
-        head.write(line)?;
-        line.extend_from_slice(body.bytes());
         for (index, event) in events.iter().enumerate() {
             line.extend_from_slice(if index == 0 { b",\"events\":[" } else { b"," });
             line.extend_from_slice(event.text.as_bytes());
         }
         line.extend_from_slice(if events.is_empty() { b"}" } else { b"]}" });
-        seal(line);
-        Ok(Self(room))
+        let mut front = Room::new();
+        front.0.resize(PREFIX, b' ');
+        front.0.extend_from_slice(b"{\"commit\":");
+        head.write(&mut front.0)?;
+        let begin = FRONT.saturating_sub(front.0.len());
+        line.splice(begin..FRONT, front.0.drain(..));
+        seal(line, begin);
+        Ok(Self { room, begin })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0.0
+        &self.room.0[self.begin..]
     }
 }
 
@@ -330,7 +342,7 @@ pub(crate) fn encode_header(header: &Header) -> Result<Vec<u8>, serde_json::Erro
     line.extend_from_slice(b"{\"journal\":");
     serde_json::to_writer(&mut line, header)?;
     line.push(b'}');
-    seal(&mut line);
+    seal(&mut line, 0);
     Ok(line)
 }
 
@@ -356,14 +368,14 @@ pub(crate) fn encode_mark<'a>(
         serde_json::to_writer(&mut line, &lines.map(|(_, count)| count).collect::<Vec<_>>())?;
     }
     line.extend_from_slice(b"}}");
-    seal(&mut line);
+    seal(&mut line, 0);
     Ok(line)
 }
 
-/// Puts the checksum in front, and the newline behind.
-fn seal(line: &mut Vec<u8>) {
-    let crc = crc32fast::hash(&line[PREFIX..]);
-    for (place, digit) in line.iter_mut().zip((0..8).rev()) {
+/// Puts the checksum in front of the line that begins there, and the newline behind.
+fn seal(line: &mut Vec<u8>, begin: usize) {
+    let crc = crc32fast::hash(&line[begin + PREFIX..]);
+    for (place, digit) in line[begin..].iter_mut().zip((0..8).rev()) {
         *place = b"0123456789abcdef"[(crc >> (4 * digit)) as usize & 15];
     }
     line.push(b'\n');
@@ -429,7 +441,7 @@ mod tests {
         InstanceId::new("a").expect("an id")
     }
 
-    fn line(body: &Body, events: &[EventLine]) -> LineDraft {
+    fn line(body: Body, events: &[EventLine]) -> LineDraft {
         LineDraft::of(&head(&id()), body, events).expect("encode")
     }
 
@@ -440,7 +452,7 @@ mod tests {
     #[test]
     fn two_lines_without_a_newline_between_them_are_both_read() {
         let mark = encode_mark(7, std::iter::once((&id(), 1))).expect("encode");
-        let mut merged = [&mark, line(&Body::default(), &[]).bytes()].concat();
+        let mut merged = [&mark, line(Body::nothing(), &[]).bytes()].concat();
         merged.pop();
         let at = merged.iter().position(|b| *b == b'\n').expect("a newline");
         merged[at] = b'J';
@@ -464,7 +476,7 @@ mod tests {
     #[test]
     fn a_commit_reads_back_to_the_letter() {
         let event = EventLine { seq: 3, text: r#"{"seq":3,"n":123456789012345678901234567890}"#.into() };
-        let read = read(&line(&Body::encoded(br#"{"x":1e400}"#), &[event.clone(), event]));
+        let read = read(&line(Body::encoded(br#"{"x":1e400}"#), &[event.clone(), event]));
         assert_eq!(read.record.map(|r| r.get().to_owned()).as_deref(), Some(r#"{"x":1e400}"#));
         assert_eq!(read.events[1].get(), r#"{"seq":3,"n":123456789012345678901234567890}"#);
         assert_eq!(read.commit.map(|c| c.revision), Some(2));
@@ -486,9 +498,23 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_whole_however_long_its_front_is() {
+        for len in [1, 100, 128] {
+            let id = InstanceId::new(&"i".repeat(len)).expect("an id");
+            for number in [0, u64::MAX >> 3] {
+                let head = Head { first: number, revision: number, epoch: number, last_event_seq: number, ..head(&id) };
+                let line = LineDraft::of(&head, Body::encoded(b"{}"), &[]).expect("encode");
+                let read = read(&line);
+                assert_eq!(read.commit.map(|c| (c.id, c.revision)), Some((id.clone(), number)));
+                assert_eq!(read.record.map(|r| r.get().to_owned()).as_deref(), Some("{}"));
+            }
+        }
+    }
+
+    #[test]
     fn a_line_that_begins_behind_its_end_is_damage() {
         let id = id();
-        let line = LineDraft::of(&Head { first: 3, ..head(&id) }, &Body::default(), &[]).expect("encode");
+        let line = LineDraft::of(&Head { first: 3, ..head(&id) }, Body::nothing(), &[]).expect("encode");
         assert!(decode(line.bytes().strip_suffix(b"\n").expect("a newline")).is_err());
     }
 
@@ -498,7 +524,7 @@ mod tests {
             let state: Box<RawValue> = serde_json::from_str(text).expect("JSON");
             let body = Body::state(&state).expect("encode");
             assert_eq!(body.json_len, text.len());
-            let read = read(&line(&body, &[]));
+            let read = read(&line(body, &[]));
             assert_eq!(read.state.as_deref().map(RawValue::get), Some(text));
             assert!(read.record.is_none());
         }
@@ -506,7 +532,7 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_is_noticed() {
-        let line = line(&Body::default(), &[]);
+        let line = line(Body::nothing(), &[]);
         let line = line.bytes().strip_suffix(b"\n").expect("a newline");
         for at in 0..line.len() {
             let mut broken = line.to_vec();

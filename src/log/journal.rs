@@ -245,7 +245,7 @@ fn encode_batch(segment: &Segment, commits: &[Commit], lines: &[u8]) -> Result<V
         if first && !commit.has_record {
             let fail = |e: serde_json::Error| crate::record::json::unserializable("record", &e);
             let whole = Body::encoded(&commit.record.compact().map_err(fail)?);
-            bytes.extend_from_slice(LineDraft::of(&commit.head(), &whole, &commit.events).map_err(fail)?.bytes());
+            bytes.extend_from_slice(LineDraft::of(&commit.head(), whole, &commit.events).map_err(fail)?.bytes());
         } else {
             bytes.extend_from_slice(&lines[commit.line.clone()]);
         }

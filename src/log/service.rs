@@ -149,7 +149,7 @@ impl Log {
     }
 
     /// Queues a commit, of whose record its line says `body`, and says whether it was taken. Its callers are told once in any case.
-    pub(crate) fn submit(&self, commit: Commit, body: &Body) -> bool {
+    pub(crate) fn submit(&self, commit: Commit, body: Body) -> bool {
         let line = match self.shared.tail.poison() {
             Some(reason) => Err(Error::Poisoned { reason }),
             None => LineDraft::of(&commit.head(), body, &commit.events)

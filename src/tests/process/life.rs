@@ -100,7 +100,7 @@ impl Life {
             durability: level,
             caller,
         };
-        if !stepper.log.submit(commit, &sealed.body) {
+        if !stepper.log.submit(commit, sealed.body) {
             outcome.lock().expect("no panic").take().expect("it was told")?;
         }
         self.current = record;
