@@ -251,8 +251,9 @@ impl<I: Instance> Drop for InstanceActor<I> {
 /// long.
 const AT_ONCE: usize = 256;
 
-/// From how many bytes of events on a line takes no further commit in.
-const LINE_EVENTS: usize = 64 << 10;
+/// From how many bytes on, encoded for its commits, a line takes no further one in: those that were
+/// made first do not wait for ever more of the others.
+const LINE_BYTES: usize = 256 << 10;
 
 /// For how many changes room is kept in an instance that is idle.
 const ROOM_KEPT: usize = 16;
@@ -311,7 +312,7 @@ impl<I: Instance> InstanceActor<I> {
                 request.told(Err(Error::Gone { id: id.clone(), path }));
                 continue;
             }
-            if let Some(full) = run.take_if(|run: &mut Run<_>| run.sealed.event_bytes >= LINE_EVENTS) {
+            if let Some(full) = run.take_if(|run: &mut Run<_>| run.sealed.encoded >= LINE_BYTES) {
                 self.submit(state, full);
             }
             self.change(state, &mut run, request);

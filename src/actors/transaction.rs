@@ -81,8 +81,8 @@ pub(crate) struct Sealed<S> {
     /// What the body holds.
     touched: Touched,
     pub(crate) body: Body,
-    /// Of the events.
-    pub(crate) event_bytes: usize,
+    /// Bytes of JSON that were encoded for all of them.
+    pub(crate) encoded: usize,
 }
 
 impl<S> Sealed<S> {
@@ -96,7 +96,7 @@ impl<S> Sealed<S> {
         self.record = next.record;
         self.deleted = next.deleted;
         self.events.extend(next.events);
-        self.event_bytes += next.event_bytes;
+        self.encoded += next.encoded;
         if next.touched > Touched::Nothing {
             (self.touched, self.body) = (next.touched, next.body);
         }
@@ -379,9 +379,9 @@ impl<S: Clone + Serialize> Transaction<S> {
             Touched::Nothing => (touched, Body::nothing()),
             touched => encode(&mut draft, touched.max(before), stamp.record_bytes)?,
         };
-        let event_bytes = lines.iter().map(|line| line.text.len()).sum();
+        let encoded = body.json_len + lines.iter().map(|line| line.text.len()).sum::<usize>();
         let first = draft.revision;
-        Ok(Sealed { record: Arc::new(draft), first, deleted, events: lines, touched, body, event_bytes })
+        Ok(Sealed { record: Arc::new(draft), first, deleted, events: lines, touched, body, encoded })
     }
 }
 

@@ -124,7 +124,7 @@ async fn many_large_events_are_several_lines() -> TestResult {
     assert!(appended.into_iter().map(|seq| seq.expect("appended")).eq(1..=40));
     let (lines, commits) = in_the_log(root.path())?;
     assert_eq!(commits, 41);
-    assert!((11..=21).contains(&lines), "64 KiB of events end a line: {lines}");
+    assert!((4..=8).contains(&lines), "256 KiB end a line: {lines}");
     store.shutdown().await?;
     Ok(())
 }
