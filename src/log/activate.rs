@@ -56,6 +56,7 @@ pub(crate) fn open(root: &Arc<Root>, log: &Log, options: &Options, id: &Instance
     tracing::Span::current().record("epoch", record.epoch + 1);
     let lane = Lane::new(Arc::clone(root), log, id, record.uid, record.epoch + 1, dir, files);
     lane.found_alarm(record.alarm_entry())?;
+    lane.note_found();
     Ok(Activated { lane, record: Some(record) })
 }
 

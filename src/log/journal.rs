@@ -143,8 +143,7 @@ impl Journal {
         segment.append(&bytes, durable, deletions, &shared.tail)?;
         let batch = shared.tail.wrote(durable);
         for commit in commits {
-            commit.lane.note_written(segment.number, batch, !commit.events.is_empty());
-            segment.cover(&commit.lane);
+            segment.cover(commit, batch);
         }
         shared.batches.fetch_add(1, Ordering::Relaxed);
         let (all, to_disk) = (count(commits), count(on_disk()));

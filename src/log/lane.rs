@@ -48,11 +48,14 @@ pub(crate) struct Lane {
     failure: Mutex<Option<Arc<Error>>>,
     gone: AtomicBool,
     /// The commit log's notes: the segment that has the whole record last, or would have it if what
-    /// is being written stands; the last one that counts this lane among those it covers; and the last
-    /// with events of it. Only the thread of the log writes them.
+    /// is being written stands; the last one that counts this lane among those it covers, and the batch
+    /// in which it begins to; and the last with events of it. Only the thread of the log writes them.
     pub(super) record_segment: AtomicU64,
     covered_segment: AtomicU64,
+    covered_batch: AtomicU64,
     event_segment: AtomicU64,
+    /// See [`Lane::note_found`].
+    found: AtomicBool,
     record_bytes: usize,
     alarm: LaneAlarm,
 }
@@ -106,7 +109,9 @@ impl Lane {
             gone: AtomicBool::new(false),
             record_segment: AtomicU64::new(0),
             covered_segment: AtomicU64::new(0),
+            covered_batch: AtomicU64::new(0),
             event_segment: AtomicU64::new(0),
+            found: AtomicBool::new(false),
             record_bytes: log.record_bytes(),
             alarm: LaneAlarm::new(log.bell()),
         });
@@ -148,18 +153,25 @@ impl Lane {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(|| Arc::new(Error::Closed))
     }
 
-    /// Notes that commits of it are written in this segment, in this batch.
-    pub(super) fn note_written(&self, segment: u64, batch: u64, has_events: bool) {
+    /// Notes that commits of it are written in this segment, in this batch. Says whether they are the
+    /// first in the segment: then the whole record is there.
+    pub(super) fn cover(&self, segment: u64, batch: u64, has_events: bool) -> bool {
         if has_events {
             self.event_segment.store(segment, Ordering::Release);
         }
         self.batch.store(batch, Ordering::Release);
+        let first = self.covered_segment.load(Ordering::Relaxed) != segment;
+        if first {
+            self.covered_batch.store(batch, Ordering::Release);
+            self.covered_segment.store(segment, Ordering::Release);
+        }
+        first
     }
 
-    /// Counts it among those that this segment covers, after [`Lane::note_written`]. `false` when it
-    /// is counted already.
-    pub(super) fn cover(&self, segment: u64) -> bool {
-        self.covered_segment.swap(segment, Ordering::AcqRel) != segment
+    /// It has files that were there before, of which nobody here knows whether they are on disk: they
+    /// are flushed before a segment goes.
+    pub(super) fn note_found(&self) {
+        self.found.store(true, Ordering::Release);
     }
 
     /// Whether a segment may go although the files of the instance are not flushed: a later one begins
@@ -171,11 +183,11 @@ impl Lane {
     pub(super) fn is_carried_on(&self, segment: u64) -> Result<bool> {
         let carried = self.covered_segment.load(Ordering::Acquire) > segment;
         let no_event = self.event_segment.load(Ordering::Acquire) < segment || without(Protection::CarriedWhole);
-        if !carried || !no_event || self.phase() != Phase::Open {
+        if !carried || !no_event || self.found.load(Ordering::Acquire) || self.phase() != Phase::Open {
             return Ok(false);
         }
         if !without(Protection::CarriedOnDisk) {
-            self.tail.ensure(self.batch.load(Ordering::Acquire))?;
+            self.tail.ensure(self.covered_batch.load(Ordering::Acquire))?;
         }
         Ok(true)
     }
@@ -308,7 +320,11 @@ impl Lane {
                 }
                 sync_record(&self.dir)?;
                 files.sync(&self.dir)?;
-                if without(Protection::DirectoryFlush) { Ok(()) } else { self.dir.sync() }
+                if !without(Protection::DirectoryFlush) {
+                    self.dir.sync()?;
+                }
+                self.found.store(false, Ordering::Release);
+                Ok(())
             }
             Phase::Deleted => self.move_to_trash().map(drop),
             // Between the look at it and now.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::commit::{self, Header, Line};
+use super::commit::{self, Commit, Header, Line};
 use super::events::{Lines, RawLine};
 use super::lane::Lane;
 use super::tail::Tail;
@@ -159,9 +159,10 @@ impl Segment {
         Ok(())
     }
 
-    /// Notes that commits of this lane are in the segment.
-    pub(super) fn cover(&mut self, lane: &Arc<Lane>) {
-        if lane.cover(self.number) {
+    /// Notes that this commit is in the segment, written in this batch.
+    pub(super) fn cover(&mut self, commit: &Commit, batch: u64) {
+        let lane = &commit.lane;
+        if lane.cover(self.number, batch, !commit.events.is_empty()) {
             self.covered.push((lane.id.clone(), Arc::downgrade(lane)));
         }
     }

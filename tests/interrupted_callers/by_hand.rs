@@ -6,7 +6,7 @@ use std::path::Path;
 use fiefdom::{Error, Filter, NewInstance, Status, Store, Untyped, View};
 use serde_json::{Value, json};
 
-use crate::common::{Counter, TestResult, copy_tree, id};
+use crate::common::{Counter, PATIENCE, TestResult, copy_tree, id, options};
 use crate::{at_rest, edit, marked, marks};
 
 #[tokio::test]
@@ -167,6 +167,28 @@ async fn a_directory_that_is_replaced_while_live_is_reported_gone_and_not_writte
     store.shutdown().await?;
     let store = Store::open(root.path(), Counter).await?;
     assert_eq!(marks(&store, "a").await?, BTreeSet::from([1, 2, 3]));
+    store.shutdown().await?;
+    Ok(())
+}
+
+/// An instance at work is not flushed when a segment of the log goes; but for what was found there when
+/// it was opened, which no log has.
+#[tokio::test]
+async fn events_added_by_hand_at_rest_are_on_disk_when_a_segment_goes_under_work() -> TestResult {
+    let root = at_rest(&["a"]).await?;
+    let events = root.path().join("instances/a/events");
+    let mut lines = std::fs::read_to_string(events.join("events.jsonl"))?;
+    lines += "{\"seq\":3,\"at\":\"2026-01-02T03:04:05Z\",\"epoch\":1,\"type\":\"by.hand\",\"data\":null}\n";
+    std::fs::write(events.join("events.jsonl"), lines)?;
+    let store = Store::open_with(root.path(), Counter, options(|o| o.log_segment_bytes = 4 << 10)).await?;
+    let a = store.get(&id("a")).await?;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while store.stats().await?.checkpoints == 0 {
+        assert!(std::time::Instant::now() < deadline, "no segment went");
+        a.update(|state| state.value += 1).await?;
+    }
+    let state: Value = serde_json::from_slice(&std::fs::read(events.join("state.json"))?)?;
+    assert_eq!((&state["last_seq"], &state["durable_seq"]), (&json!(3), &json!(3)));
     store.shutdown().await?;
     Ok(())
 }
