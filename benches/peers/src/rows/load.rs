@@ -23,13 +23,12 @@ const LAST: &str = "last tenth";
 const LOG_MIB: f64 = 321.0;
 
 const STALLS: &str = "What waits is the flush of the log, for milliseconds now and then, and everybody behind it; a plain \
-append on the same disk, alone, does not. Disk A discards freed blocks at once, and every flush waits for that: 1.6 ms for a \
-MiB that is freed with others, 4 ms for one alone. A full log segment used to be freed at once, which held up everything for \
-0.1 s; it is freed a MiB at a time now, with three times as long for the commits in between (old and new in turn, runs of 3 s: \
-p99.9 98 and 106 ms before, 37 to 47 ms now). What is left are single waits of 30 to 60 ms that were seen in the \
-freeing of a MiB as well, and the writing of files. What would close it: segments that are used again without being made \
-blank, which needs lines that tell to which use of a segment they belong (segments that are made blank were built and \
-measured: no better).";
+append on the same disk, alone, does not. The files of instances at work are not flushed when a segment goes, and a segment \
+is freed a MiB at a time, with three times as long for the commits in between; disk A discards freed blocks at once, and \
+every flush waits for that (1.6 ms for a MiB that is freed with others, 4 ms for one alone, now and then 30 to 60 ms). What \
+is left besides is the writing of files. What would close it: segments that are used again without being made blank, which \
+needs lines that tell to which use of a segment they belong (segments that are made blank were built and measured: no \
+better).";
 
 pub fn rows() -> Vec<Row> {
     let row = |name, title, unit, at_most, contender: fn(&Setting) -> Outcome<Vec<Figure>>| Row {
