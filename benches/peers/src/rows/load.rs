@@ -30,6 +30,10 @@ is left besides is the writing of files. What would close it: segments that are 
 needs lines that tell to which use of a segment they belong (segments that are made blank were built and measured: no \
 better).";
 
+const SWAY: &str = "On disk A the rate sways by an eighth from one minute to the next, without a direction: in a run of 150 s \
+of the same day its tenths were 246, 277, 242, 229, 217, 239, 240, 259, 269 and 262 thousand a second, the last 1.06x the \
+first. Memory and log stay as they are. What would show it: a longer run, or the middle of several tenths.";
+
 pub fn rows() -> Vec<Row> {
     let row = |name, title, unit, at_most, contender: fn(&Setting) -> Outcome<Vec<Figure>>| Row {
         name,
@@ -52,7 +56,7 @@ pub fn goals() -> Vec<Goal> {
         |row, ours, theirs, bound| Goal { row, ours, theirs, bound, if_missed: "Its cause has not been looked for." };
     vec![
         Goal { if_missed: STALLS, ..goal("tail", "p99.9", Some("p50"), Bound::AtMost(10.0)) },
-        goal("sustained", LAST, Some(FIRST), Bound::AtLeast(0.9)),
+        Goal { if_missed: SWAY, ..goal("sustained", LAST, Some(FIRST), Bound::AtLeast(0.9)) },
         goal("sustained-memory", LAST, Some(FIRST), Bound::AtMost(1.1)),
         goal("sustained-log", "most", None, Bound::AtMost(LOG_MIB)),
     ]
