@@ -59,16 +59,22 @@ pub(super) async fn run(setting: &Setting, root: &Path) -> Result<Figures, Failu
 /// Operations at a rate, each begun when it is due and a caller is free.
 async fn open_load(setting: &Setting, targets: &Arc<Targets>, rate: f64) -> Result<Loaded, Failure> {
     let (latencies, due, taken) = (Latencies::new(), Arc::new(Semaphore::new(0)), Arc::new(AtomicU64::new(0)));
+    // How many there are in all; known when the last of them is due.
+    let all = Arc::new(AtomicU64::new(u64::MAX));
     // Room for the callers to be there when it begins.
     let begin = Instant::now() + Duration::from_millis(20);
     let tasks: Vec<_> = (0..setting.callers)
         .map(|caller| {
             let (latencies, due, taken) = (latencies.clone(), Arc::clone(&due), Arc::clone(&taken));
-            let targets = Arc::clone(targets);
+            let (all, targets) = (Arc::clone(&all), Arc::clone(targets));
             tokio::spawn(async move {
                 while let Ok(one) = due.acquire().await {
                     one.forget();
-                    let was_due = begin + TICK * tick_of(taken.fetch_add(1, Ordering::Relaxed), rate);
+                    let number = taken.fetch_add(1, Ordering::Relaxed);
+                    if number >= all.load(Ordering::Acquire) {
+                        break;
+                    }
+                    let was_due = begin + TICK * tick_of(number, rate);
                     // A failure ends the load of all.
                     targets.update(caller).await.inspect_err(|_| due.close())?;
                     latencies.note(was_due.elapsed());
@@ -81,21 +87,25 @@ async fn open_load(setting: &Setting, targets: &Arc<Targets>, rate: f64) -> Resu
     let ticks = u32::try_from(setting.run_for.as_millis()).unwrap_or(u32::MAX);
     let (permits, stop) = (Arc::clone(&due), setting.stop.clone());
     let clock = std::thread::Builder::new().name("fiefdom-due".into()).spawn(move || {
+        let mut let_go = 0;
         for tick in 0..ticks {
             std::thread::sleep((begin + TICK * tick).saturating_duration_since(Instant::now()));
             if stop.is_cancelled() || permits.is_closed() {
                 break;
             }
-            permits.add_permits(due_in(tick, rate));
+            let now_due = due_in(tick, rate);
+            permits.add_permits(now_due);
+            let_go += now_due as u64;
         }
+        let_go
     });
     let clock = clock.map_err(|e| failed("start", "a thread", e))?;
     let ended = tokio::task::spawn_blocking(move || clock.join());
-    let _ = ended.await;
-    while due.available_permits() > 0 && !tasks.iter().all(tokio::task::JoinHandle::is_finished) {
-        tokio::time::sleep(TICK).await;
-    }
-    due.close();
+    let let_go = ended.await.ok().and_then(Result::ok).unwrap_or_default();
+    // Each caller is told by a permit of its own, behind those that are due: a semaphore that is closed
+    // takes back what it has given to callers that have not run since, and those would be missing.
+    all.store(let_go, Ordering::Release);
+    due.add_permits(setting.callers);
     finish(tasks).await?;
     Ok(Loaded { latencies, elapsed: begin.elapsed() })
 }
