@@ -76,6 +76,11 @@ impl Admission {
         self.state.load(Ordering::Acquire) & CLOSED == 0
     }
 
+    /// Whether more than one operation is under way.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & OPERATIONS > 1
+    }
+
     /// Closes the activation if nothing is under way and nothing keeps it awake.
     pub(crate) fn close_if_idle(&self) -> bool {
         self.state.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()

@@ -13,12 +13,13 @@
 //! publishes the last record and then replies to each. Reads take what is published: they never see
 //! what is not durable, and a caller that got its reply sees its own write.
 //!
-//! Its loop awaits nothing but a deletion.
+//! Its loop awaits nothing but a deletion, and its turn.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -265,6 +266,8 @@ struct State<S> {
     generation: u64,
     /// Room for what is taken out of the inbox.
     room: Vec<Box<dyn Request<S>>>,
+    /// Whether several changes waited together the last time.
+    together: bool,
 }
 
 /// Changes that have been made, each on the one before, and go to the log as one line.
@@ -301,6 +304,7 @@ impl<I: Instance> InstanceActor<I> {
     fn work(&self, state: &mut State<I::State>) -> bool {
         let mut requests = std::mem::take(&mut state.room);
         let more = self.core.inbox.take(&mut requests, AT_ONCE);
+        state.together = requests.len() > 1;
         self.follow_generation(state);
         let id = &self.core.lane.id;
         // What the closures tell is known to be of this instance.
@@ -441,13 +445,28 @@ pub(crate) async fn submit_and_wait<S: serde::Serialize + Send + Sync + 'static>
     answer.await.map_err(|_| Error::Crashed { id })?
 }
 
+/// Gives up the turn once: the tasks that are ready go first. (Tokio's `yield_now` also looks at timers
+/// and sockets before it goes on, which takes longer than a change does.)
+async fn give_way() {
+    let mut gave_way = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut gave_way, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl<I: Instance> Actor for InstanceActor<I> {
     type Msg = InstanceMsg;
     type State = State<I::State>;
     type Arguments = ();
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
-        Ok(State { current: self.core.published(), generation: self.core.lane.generation(), room: Vec::new() })
+        let (current, generation) = (self.core.published(), self.core.lane.generation());
+        Ok(State { current, generation, room: Vec::new(), together: false })
     }
 
     async fn handle(
@@ -458,6 +477,11 @@ impl<I: Instance> Actor for InstanceActor<I> {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             InstanceMsg::Work => {
+                // Callers that were answered together ask again together, but the first of them has
+                // woken the actor already. The others go first, and share its line.
+                if state.together || self.core.admission.is_shared() {
+                    give_way().await;
+                }
                 if self.work(state) {
                     // It fails when the actor is being stopped: what waits is dropped then.
                     let _ = myself.cast(InstanceMsg::Work);
