@@ -19,7 +19,6 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -445,20 +444,6 @@ pub(crate) async fn submit_and_wait<S: serde::Serialize + Send + Sync + 'static>
     answer.await.map_err(|_| Error::Crashed { id })?
 }
 
-/// Gives up the turn once: the tasks that are ready go first. (Tokio's `yield_now` also looks at timers
-/// and sockets before it goes on, which takes longer than a change does.)
-async fn give_way() {
-    let mut gave_way = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut gave_way, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 impl<I: Instance> Actor for InstanceActor<I> {
     type Msg = InstanceMsg;
     type State = State<I::State>;
@@ -480,7 +465,7 @@ impl<I: Instance> Actor for InstanceActor<I> {
                 // Callers that were answered together ask again together, but the first of them has
                 // woken the actor already. The others go first, and share its line.
                 if state.together || self.core.admission.is_shared() {
-                    give_way().await;
+                    tokio::task::yield_now().await;
                 }
                 if self.work(state) {
                     // It fails when the actor is being stopped: what waits is dropped then.
