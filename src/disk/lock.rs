@@ -125,7 +125,7 @@ pub(crate) fn move_to_trash(root: &Root, id: &InstanceId, trashed: &str) -> Resu
     root.door.through(root, Change::Remove(id), || {
         root.instances.rename(id.as_str(), &root.trash, trashed).map(|()| true)
     })?;
-    root.instances.sync()?;
+    root.sync_names()?;
     root.trash.sync()
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -43,6 +44,8 @@ pub(crate) struct Root {
     pub(crate) alarms: AlarmIndex,
     /// Every change of `instances/` goes through it.
     pub(crate) door: Door,
+    /// Why the names in `instances/` can not be made durable any more, if so. Locked while they are.
+    nameless: Mutex<Option<Arc<Error>>>,
     /// What tells this run of the system from the next: after a reboot it is another. Empty where
     /// the system does not say.
     pub(crate) boot_id: String,
@@ -82,6 +85,7 @@ impl Root {
             quarantine: internal.ensure_dir(layout::QUARANTINE)?,
             alarms: AlarmIndex::default(),
             door: Door::default(),
+            nameless: Mutex::default(),
             boot_id: top.boot_id(),
             top,
             internal,
@@ -121,10 +125,25 @@ impl Root {
             quarantine: below(&internal, layout::QUARANTINE)?,
             alarms: AlarmIndex::default(),
             door: Door::default(),
+            nameless: Mutex::default(),
             boot_id: top.boot_id(),
             top,
             internal,
         }))
+    }
+
+    /// Makes the names in `instances/` durable. One flush at a time, and none after one that failed:
+    /// the kernel reports a failure once, and another flush could say yes to names that are lost.
+    ///
+    /// # Errors
+    ///
+    /// The failure, and from then on [`Error::Poisoned`].
+    pub(crate) fn sync_names(&self) -> Result<()> {
+        let mut nameless = self.nameless.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = &*nameless {
+            return Err(Error::Poisoned { reason: Arc::clone(reason) });
+        }
+        self.instances.sync().inspect_err(|error| *nameless = Some(Arc::new(error.clone())))
     }
 
     fn complete(&self) -> Result<()> {

@@ -143,7 +143,7 @@ pub(super) fn whole(id: &InstanceId, verdict: Verdict) -> Result<()> {
 
 fn remove(shared: &Shared, writer: &Writer, number: u64) -> Result<()> {
     if !without(Protection::DirectoryFlush) {
-        shared.tail.sync_names(&shared.root.instances)?;
+        shared.tail.sync_names(&shared.root)?;
     }
     let name = layout::journal_segment(number);
     // While it is open its bytes stay. If it cannot be opened, they go with its name.

@@ -137,7 +137,7 @@ impl Journal {
         };
         commits.iter().filter(|c| c.is_creation()).for_each(|c| shared.tail.note_unnamed(&c.lane.id));
         if shared.tail.any_unnamed(on_disk().map(|c| &c.lane.id)) {
-            shared.tail.sync_names(&shared.root.instances).map_err(Failure::NotApplied)?;
+            shared.tail.sync_names(&shared.root).map_err(Failure::NotApplied)?;
         }
         let bytes = encode_batch(segment, commits, lines).map_err(Failure::NotApplied)?;
         segment.append(&bytes, durable, deletions, &shared.tail)?;

@@ -93,7 +93,7 @@ fn recover_locked(root: &Arc<Root>, own: Option<Uuid>) -> Result<Recovered> {
         blocked |= brought.blocked;
         done.interrupted.extend(brought.interrupted.then(|| remnant.id.clone()));
     }
-    root.instances.sync()?;
+    root.sync_names()?;
     root.alarms.sync(&root.internal)?;
     if blocked {
         for writer in &dead {

@@ -301,7 +301,7 @@ impl Shared {
     /// one is let go.
     fn give_up(&self) {
         let panicked = std::io::Error::other("a thread of the commit log panicked");
-        self.tail.set_poison(Error::io("write", self.root.top.path(), panicked));
+        self.tail.set_poison(&Error::io("write", self.root.top.path(), panicked));
         self.queue.abandon();
         self.sealed.abandon();
     }

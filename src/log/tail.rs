@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use crate::disk::fs::{Dir, File};
+use crate::disk::fs::File;
+use crate::disk::root::Root;
 use crate::error::{Error, Result};
 use crate::metrics;
 use crate::mutants::{Protection, without};
@@ -52,9 +53,11 @@ impl Tail {
         self.poisoned.get().cloned()
     }
 
-    pub(super) fn set_poison(&self, error: Error) {
-        tracing::error!(%error, "the commit log is poisoned: this store takes no more writes; open it again when the disk is well");
-        metrics::POISONED.add(usize::from(self.poisoned.set(Arc::new(error)).is_ok()));
+    pub(super) fn set_poison(&self, error: &Error) {
+        if self.poisoned.set(Arc::new(error.clone())).is_ok() {
+            tracing::error!(%error, "the commit log is poisoned: this store takes no more writes; open it again when the disk is well");
+            metrics::POISONED.add(1);
+        }
     }
 
     /// The name of this instance's directory may not be on disk.
@@ -68,12 +71,15 @@ impl Tail {
         !without(Protection::NameFlush) && !noted.is_empty() && ids.any(|id| noted.contains_key(id))
     }
 
-    /// Makes the names in `instances/` durable. A directory whose name is lost with the power would
-    /// take the commits of its instance with it. Several threads may: until one is done, none of the
-    /// names counts as durable.
-    pub(super) fn sync_names(&self, instances: &Dir) -> Result<()> {
+    /// Makes the names in `instances/` durable; a failure poisons the log. A directory whose name is
+    /// lost with the power would take the commits of its instance with it. Several threads may: until
+    /// one is done, none of the names counts as durable. Blocks.
+    pub(super) fn sync_names(&self, root: &Root) -> Result<()> {
         let notes = self.unnamed().notes;
-        instances.sync()?;
+        root.sync_names().inspect_err(|error| match error {
+            Error::Poisoned { reason } => self.set_poison(reason),
+            error => self.set_poison(error),
+        })?;
         self.unnamed().flushed(notes);
         Ok(())
     }
@@ -107,7 +113,7 @@ impl Tail {
             flushed = flush(file);
         }
         if let Err(error) = flushed {
-            self.set_poison(error.clone());
+            self.set_poison(&error);
             return Err(error);
         }
         self.durable.fetch_max(written, Ordering::AcqRel);

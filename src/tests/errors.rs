@@ -183,6 +183,32 @@ fn a_failed_flush_of_the_log_poisons() {
     show("a flush of the log fails once (ENOSPC)", &tally);
 }
 
+/// The kernel tells of a failure once: the next flush of the directory says yes to names that are lost.
+#[test]
+fn a_name_whose_flush_has_failed_is_never_said_to_be_on_disk() {
+    for fails in [Step::Create(1, OnDisk), Step::Delete(1)] {
+        let disk = Arc::new(Disk::new());
+        let world = World::new(&disk, Vec::new());
+        let mut process = Process::open(&disk, &world).expect("a root");
+        if fails == Step::Delete(1) {
+            process.step(Step::Create(1, OnDisk)).expect("a disk without a fault");
+        }
+        process.step(Step::Create(0, Os)).expect("a disk without a fault");
+        let which = |kind, name: &str| kind == Kind::SyncDir && name == "instances";
+        disk.fail(Some(Fault { after: 0, for_ever: false, errno: Errno::IO, which }));
+        process.step(fails).expect_err("a failed flush");
+        assert_eq!(disk.fired(), 1);
+        disk.fail(None);
+        // Refused at once, or by the log.
+        let _ = process.step(Step::Update(0, OnDisk));
+        assert!(process.is_poisoned(), "after {fails:?}: a commit of an instance whose name may be lost");
+        let facts = world.facts();
+        let cut = disk.image().after_power_cut(Survives::Nothing, &mut Random::new(15));
+        std::mem::forget(process);
+        survey(cut, &facts, End::PowerCut, &|| format!("after {fails:?} had failed"));
+    }
+}
+
 /// What a process left that died with one instance at work and another whose events are in the log.
 fn remains() -> (Image, Vec<Fact>) {
     let disk = Arc::new(Disk::new());

@@ -138,5 +138,5 @@ fn place(by: &Importer<'_>, room: &Room, tree: Dir, id: &InstanceId, created: Cr
         let _ = lock::remove_empty(root, id);
         return Err(error);
     }
-    root.instances.sync()
+    root.sync_names()
 }
