@@ -58,12 +58,12 @@ const BESIDE_A_DATABASE: &str = "With 512 callers it is processor time, and no o
 for an update (callgrind), of which the caller, the framework's mailbox, the actor, the line in the log and the answer each \
 have a share. The peer changes its only copy in place, bounds nothing, keeps no other process out of its database, and has \
 no file for each instance that follows. What has 512 instances at work also goes through more memory than the caches hold: \
-at the level Os an update takes half as long again as with 64. Changes of one instance that wait together are one line; \
-but the runtime runs an actor as soon as the first of its callers has woken it, before the others have asked, so that with \
-512 callers of 64 instances few wait together. What would close it, in part: an actor that lets the others ask first where \
-there are others, a record of which a \
-commit copies only what changes (it is copied whole, to go back to and to read from), and fewer passages of the \
-framework for a message. Twice fewer instructions are not in sight.";
+at the level Os an update takes half as long again as with 64. Changes of one instance that wait together are one line, and \
+an actor lets all its callers ask before it works; but each change is still made on a copy, checked and encoded by itself, \
+so that one that fails leaves the others as they are. Measured and no gain: pauses after a batch, other amounts of filler, \
+no filler for large batches. What would close it, in part: a record of which a commit copies only what changes (it is \
+copied whole, to go back to and to read from), and fewer passages of the framework for a message. Twice fewer \
+instructions are not in sight.";
 
 const BESIDE_THE_LIMIT: &str = "The limit only appends. What 512 callers wait for is that their changes are applied, \
 encoded and answered, each in its own task, while the files of 512 instances follow. See above for what would close a \
