@@ -44,8 +44,8 @@ pub(crate) struct Root {
     pub(crate) alarms: AlarmIndex,
     /// Every change of `instances/` goes through it.
     pub(crate) door: Door,
-    /// Why the names in `instances/` can not be made durable any more, if so. Locked while they are.
-    nameless: Mutex<Option<Arc<Error>>>,
+    /// Why the names in `instances/` cannot be made durable any more, if so. Locked while they are flushed.
+    names_failed: Mutex<Option<Arc<Error>>>,
     /// What tells this run of the system from the next: after a reboot it is another. Empty where
     /// the system does not say.
     pub(crate) boot_id: String,
@@ -85,7 +85,7 @@ impl Root {
             quarantine: internal.ensure_dir(layout::QUARANTINE)?,
             alarms: AlarmIndex::default(),
             door: Door::default(),
-            nameless: Mutex::default(),
+            names_failed: Mutex::default(),
             boot_id: top.boot_id(),
             top,
             internal,
@@ -125,7 +125,7 @@ impl Root {
             quarantine: below(&internal, layout::QUARANTINE)?,
             alarms: AlarmIndex::default(),
             door: Door::default(),
-            nameless: Mutex::default(),
+            names_failed: Mutex::default(),
             boot_id: top.boot_id(),
             top,
             internal,
@@ -139,11 +139,11 @@ impl Root {
     ///
     /// The failure, and from then on [`Error::Poisoned`].
     pub(crate) fn sync_names(&self) -> Result<()> {
-        let mut nameless = self.nameless.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reason) = &*nameless {
+        let mut names_failed = self.names_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = &*names_failed {
             return Err(Error::Poisoned { reason: Arc::clone(reason) });
         }
-        self.instances.sync().inspect_err(|error| *nameless = Some(Arc::new(error.clone())))
+        self.instances.sync().inspect_err(|error| *names_failed = Some(Arc::new(error.clone())))
     }
 
     fn complete(&self) -> Result<()> {

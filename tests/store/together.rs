@@ -75,6 +75,32 @@ async fn changes_that_wait_together_are_one_line_and_each_has_its_answer() -> Te
     Ok(())
 }
 
+/// What is woken last runs first, so the actor would have its turn before the second caller asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn callers_that_are_answered_together_ask_again_together() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let store = Store::open(root.path(), Counter).await?;
+    let it = store.create(NewInstance::with_id(id("a"))).await?;
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let it = it.instance().clone();
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    it.update(|state| state.value += 1).await?;
+                }
+                Ok::<_, Error>(())
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await??;
+    }
+    let (lines, commits) = in_the_log(root.path())?;
+    assert_eq!((commits, it.state().await?.value), (401, 400));
+    assert!(lines as u64 * 2 <= commits, "{lines} lines for {commits} commits");
+    Ok(store.shutdown().await?)
+}
+
 /// A status, a tag and a state in one line: the whole record is in it, as the last of them leaves it.
 #[tokio::test]
 async fn what_different_changes_touch_is_all_there_after_a_crash() -> TestResult {
